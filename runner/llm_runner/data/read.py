@@ -1,0 +1,200 @@
+"""Rows of a local table, one dict each, streamed so that a file may be larger than memory.
+
+Values come as the format has them: text from CSV and TSV, where an empty cell is a missing value (None), and text,
+numbers, booleans, lists and objects from the others. Fetches nothing, chooses no rows and gives values no meaning.
+"""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any
+
+import ijson  # type: ignore[import-untyped]
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from llm_runner.data.format import Format, detect_format, open_bytes
+from llm_runner.errors import DataInvalid
+
+Row = dict[str, Any]
+
+BATCH_ROWS = 1000
+MAX_CELL_CHARS = 2**31 - 1
+EXCERPT_CHARS = 60
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file whose format is known and which has at least one row."""
+
+    path: Path
+    format: Format
+    columns: tuple[str, ...]
+    """Of JSON, the keys of the first ``BATCH_ROWS`` objects."""
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """All rows in the file's order, each with exactly these columns; None where a row has no value.
+
+        Raises DataInvalid, naming file and line, where the file is broken.
+        """
+        for row in _read(self.path, self.format, columns):
+            yield {column: row.get(column) for column in columns}
+
+
+def open_table(path: Path, written_format: str = "auto") -> Table:
+    """Looks into the file: its format, its columns, and that it has a row. Raises DataInvalid."""
+    found = detect_format(path, written_format)
+    first_rows = list(islice(_read(path, found, None), BATCH_ROWS))
+    if not first_rows:
+        raise DataInvalid(f"{path}: the {found} file has no rows; a dataset needs at least one")
+    return Table(path, found, tuple(dict.fromkeys(column for row in first_rows for column in row)))
+
+
+def _read(path: Path, found: Format, columns: Sequence[str] | None) -> Iterator[Row]:
+    try:
+        if found == "parquet":
+            yield from _read_parquet(path, columns)
+            return
+        with open_bytes(path) as stream:
+            yield from TEXT_READERS[found](path, stream)
+    except UnicodeDecodeError as error:
+        raise DataInvalid(_describe_encoding(path)) from error
+    except (OSError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
+        raise DataInvalid(f"{path}: the {found} file can't be read: {str(error).splitlines()[0]}") from error
+
+
+def _read_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        _refuse_duplicates(path, names)
+        wanted = [name for name in names if columns is None or name in columns]
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
+            yield from batch.to_pylist()
+
+
+def _read_csv(path: Path, stream: IO[bytes]) -> Iterator[Row]:
+    yield from _read_cells(path, stream, delimiter=None)
+
+
+def _read_tsv(path: Path, stream: IO[bytes]) -> Iterator[Row]:
+    yield from _read_cells(path, stream, delimiter="\t")
+
+
+def _read_cells(path: Path, stream: IO[bytes], delimiter: str | None) -> Iterator[Row]:
+    with io.TextIOWrapper(stream, encoding="utf-8", newline="") as text:
+        first_line = text.readline()
+        delimiter = _delimiter_of(first_line) if delimiter is None else delimiter
+        yield from _rows_of_records(path, _records(path, chain([first_line], text), delimiter))
+
+
+def _rows_of_records(path: Path, records: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
+    _, header = next(records, (1, []))
+    _refuse_duplicates(path, header)
+    for line, cells in records:
+        if len(cells) != len(header):
+            raise DataInvalid(_describe_ragged(path, line, len(cells), len(header)))
+        yield {name: cell if cell != "" else None for name, cell in zip(header, cells, strict=True)}
+
+
+def _records(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Each record with the line that it begins on, counted from 1; blank lines are left out."""
+    csv.field_size_limit(MAX_CELL_CHARS)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        hint = "is a quote not closed, or not doubled inside a cell?"
+        raise DataInvalid(f"{path}, line {line}: {error}; {hint}") from error
+
+
+def _delimiter_of(header: str) -> str:
+    """Spreadsheets of many countries write semicolons into what they call CSV."""
+    if "," in header:
+        return ","
+    return next((mark for mark in ";\t" if mark in header), ",")
+
+
+def _read_jsonl(path: Path, stream: IO[bytes]) -> Iterator[Row]:
+    for line, text in enumerate(stream, start=1):
+        if text.strip():
+            yield _json_object(path, line, text)
+
+
+def _json_object(path: Path, line: int, text: bytes) -> Row:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataInvalid(f"{path}, line {line}: broken JSON: {error.msg} in {_excerpt(error.doc)}") from error
+    if not isinstance(value, dict):
+        raise DataInvalid(f"{path}, line {line}: each line must be a JSON object, found {_excerpt(text.decode())}")
+    return value
+
+
+def _read_json(path: Path, stream: IO[bytes]) -> Iterator[Row]:
+    items = ijson.items(stream, "item", use_float=True)
+    try:
+        for number, value in enumerate(items, start=1):
+            if not isinstance(value, dict):
+                raise DataInvalid(f"{path}, item {number}: must be a JSON object, found {_excerpt(json.dumps(value))}")
+            yield value
+    except ijson.JSONError as error:
+        raise DataInvalid(_describe_broken_json(path, error)) from error
+
+
+def _describe_broken_json(path: Path, error: Exception) -> str:
+    """The streaming parser knows no line numbers, so the file is parsed once more, at the cost of memory."""
+    with open_bytes(path) as stream:
+        try:
+            json.load(stream)
+        except json.JSONDecodeError as exact:
+            around = exact.doc[max(0, exact.pos - EXCERPT_CHARS // 2) : exact.pos + EXCERPT_CHARS // 2]
+            return f"{path}, line {exact.lineno}: broken JSON: {exact.msg} near {_excerpt(around)}"
+    return f"{path}: broken JSON: {str(error).splitlines()[0]}"
+
+
+def _describe_encoding(path: Path) -> str:
+    with open_bytes(path) as stream:
+        for line, text in enumerate(stream, start=1):
+            try:
+                text.decode("utf-8")
+            except UnicodeDecodeError as error:
+                byte = text[error.start]
+                return f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8; save the file with the encoding UTF-8"
+    return f"{path}: the text is not UTF-8; save the file with the encoding UTF-8"
+
+
+def _describe_ragged(path: Path, line: int, cell_count: int, header_count: int) -> str:
+    return (
+        f"{path}, line {line}: {cell_count} cells where the header has {header_count}; "
+        "a cell that holds the delimiter or a line break must stand in double quotes"
+    )
+
+
+def _refuse_duplicates(path: Path, names: Sequence[str]) -> None:
+    duplicates = sorted(name for name, count in Counter(names).items() if count > 1)
+    if duplicates:
+        raise DataInvalid(f"{path}: more than one column is called {', '.join(map(repr, duplicates))}; rename them")
+
+
+def _excerpt(text: str) -> str:
+    text = text.strip()
+    return repr(text if len(text) <= EXCERPT_CHARS else text[:EXCERPT_CHARS] + "…")
+
+
+TEXT_READERS: dict[str, Callable[[Path, IO[bytes]], Iterator[Row]]] = {
+    "csv": _read_csv,
+    "tsv": _read_tsv,
+    "jsonl": _read_jsonl,
+    "json": _read_json,
+}
