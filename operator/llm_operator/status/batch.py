@@ -1,0 +1,105 @@
+"""A batch, judged: which phase it is in, how far it is, and how its conditions stand. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from llm_api.conditions import Reason
+from llm_api.inference import InferencePhase
+from llm_api.report import ExitCode
+
+from llm_operator.observed import ProgressReport
+from llm_operator.status.batchresult import BatchResult
+from llm_operator.status.endings import explain_ending
+from llm_operator.status.finding import Finding
+from llm_operator.status.jobs import JobView
+from llm_operator.status.pods import PodView
+from llm_operator.status.verdict import Standing
+
+
+@dataclass(frozen=True)
+class BatchFacts:
+    job: JobView | None
+    pods: Sequence[PodView]
+    shards: int
+    unresolved: Finding | None
+    """Why there is no model; None where there is one."""
+    holdup: Finding | None
+    """What the operator itself waits for before it starts the batch."""
+    obstacle: Finding | None
+    reports: Mapping[str, ProgressReport]
+    result: BatchResult | None = None
+    """What came of it, once it is over and somebody has said so."""
+    is_kept: bool = False
+    """It was over before, and its Job has been cleared away since."""
+
+
+@dataclass(frozen=True)
+class BatchVerdict:
+    phase: InferencePhase
+    complete: Standing
+
+
+def judge_batch(facts: BatchFacts) -> BatchVerdict:
+    job = facts.job
+    if _is_over(facts):
+        return BatchVerdict("Succeeded", Standing("True", Reason.SUCCEEDED, _describe_result(facts.result)))
+    if facts.holdup is not None:
+        return _not_yet("Pending", facts.holdup)
+    if job is None and facts.unresolved is not None:
+        return _not_yet("WaitingForModel", facts.unresolved)
+    if job is not None and job.failure is not None:
+        found = explain_failure(facts, job)
+        return BatchVerdict("Failed", Standing("False", found.reason, found.message))
+    return _judge_under_way(facts)
+
+
+def _is_over(facts: BatchFacts) -> bool:
+    """Also the end of its pods was seen: the last words of one of them are what came of it."""
+    if facts.is_kept:
+        return True
+    return facts.job is not None and facts.job.is_complete and not any(pod.is_running for pod in facts.pods)
+
+
+def _describe_result(result: BatchResult | None) -> str:
+    if result is None:
+        return "all shards are done"
+    progress, place = result.progress, f"stored at {result.output.uri}"
+    if progress.failed_rows == 0:
+        return f"all {progress.of} rows are answered; {place}"
+    answered = progress.of - progress.failed_rows
+    return f"{answered} of {progress.of} rows are answered, and the error column of the others says why; {place}"
+
+
+def _judge_under_way(facts: BatchFacts) -> BatchVerdict:
+    if facts.job is not None and facts.job.is_suspended:
+        return _not_yet("Suspended", Finding(Reason.QUEUED, "waits for its queue to admit it"))
+    if any(pod.is_running for pod in facts.pods):
+        message = f"{succeeded_shards(facts.job)} of {facts.shards} shards are done"
+        if facts.obstacle is not None:
+            message = f"{message}; {facts.obstacle.message}"
+        return BatchVerdict("Running", Standing("Unknown", Reason.RUNNING, message))
+    if facts.obstacle is not None:
+        return _not_yet("Starting", facts.obstacle)
+    if any(pod.ended is not None for pod in facts.pods):
+        message = f"{succeeded_shards(facts.job)} of {facts.shards} shards are done"
+        return BatchVerdict("Running", Standing("Unknown", Reason.RUNNING, message))
+    return _not_yet("Starting", Finding(Reason.STARTING, "its pods are being started"))
+
+
+def explain_failure(facts: BatchFacts, job: JobView) -> Finding:
+    """The newest end that was neither good nor from outside."""
+    ended = [pod for pod in facts.pods if pod.ended is not None and pod.ended.exit_code not in (0, ExitCode.STOPPED)]
+    failure = job.failure
+    if not ended or failure is None:
+        return Finding(Reason.RETRIES_EXHAUSTED, "" if failure is None else f"{failure.reason}: {failure.message}")
+    last = ended[-1]
+    found = explain_ending(last)
+    return Finding(found.reason, f"shard {last.index}: {found.message}")
+
+
+def succeeded_shards(job: JobView | None) -> int:
+    return 0 if job is None else job.succeeded
+
+
+def _not_yet(phase: InferencePhase, found: Finding) -> BatchVerdict:
+    return BatchVerdict(phase, Standing("Unknown", found.reason, found.message))
