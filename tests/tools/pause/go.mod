@@ -1,0 +1,3 @@
+module llm-operator/tests/tools/pause
+
+go 1.24.0
