@@ -24,7 +24,7 @@ CONFIG: dict[str, Any] = {
     "input_features": [{"name": "question", "type": "text"}],
     "output_features": [{"name": "answer", "type": "text"}],
     "adapter": {"type": "lora"},
-    "trainer": {"type": "finetune", "epochs": 2},
+    "trainer": {"type": "finetune", "epochs": 2, "batch_size": "auto"},
 }
 
 

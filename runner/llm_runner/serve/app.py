@@ -18,7 +18,7 @@ from llm_runner.serve.answer import AnswerSource
 from llm_runner.serve.answering import CLIENT_CLOSED_REQUEST, Answering, unless_gone
 from llm_runner.serve.document import add_document
 from llm_runner.serve.errors import ApiError, failed, invalid, not_ready, to_api_error
-from llm_runner.serve.guard import MAX_BODY_BYTES, Guard
+from llm_runner.serve.guard import MAX_BODY_BYTES, Guard, Leaving
 from llm_runner.serve.metrics import ServerMetrics
 from llm_runner.serve.models import ServedModel
 from llm_runner.serve.page import show_page
@@ -190,6 +190,7 @@ def build_app(state: ServerState, *, api_key_path: Path | None = None, max_body_
     app.add_exception_handler(Exception, _tell_unexpected)
     add_document(app, is_guarded=api_key_path is not None)
     app.add_middleware(Guard, api_key_path=api_key_path, metrics=state.metrics, max_body_bytes=max_body_bytes)
+    app.add_middleware(Leaving, is_leaving=lambda: state.is_draining)
     return app
 
 

@@ -1,9 +1,13 @@
-"""What stands before every request: the key, the size of the body, and a count of how it ended. Plain ASGI."""
+"""What stands before every request: the key, the size of the body, a count of how it ended, the end of its connection.
+
+Plain ASGI.
+"""
 
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -72,6 +76,25 @@ class Guard:
             if not message.get("more_body", False):
                 return bytes(body)
         return None
+
+
+class Leaving:
+    """Tells whoever asks a server that is stopping to come back by another connection, which leads to another server.
+
+    One that stayed open until the end would be closed under a request that is just being sent.
+    """
+
+    def __init__(self, app: ASGIApp, *, is_leaving: Callable[[], bool]) -> None:
+        self._app = app
+        self._is_leaving = is_leaving
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_last(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._is_leaving():
+                MutableHeaders(scope=message)["connection"] = "close"
+            await send(message)
+
+        await self._app(scope, receive, send_last)
 
 
 class _Replayed:

@@ -140,7 +140,7 @@ def result_of(spec: dict[str, Any]) -> str:
 def test_the_exit_codes_mean_to_the_job_what_they_mean_to_the_runner() -> None:
     rules = build()["spec"]["podFailurePolicy"]["rules"]
     by_action = {rule["action"]: rule["onExitCodes"]["values"] for rule in rules if "onExitCodes" in rule}
-    assert by_action == {"FailJob": [10, 11, 12, 13, 14], "Ignore": [143]}
+    assert by_action == {"FailJob": [10, 11, 12, 13, 14], "Ignore": [ExitCode.PEER_LOST, 143]}
     final = {code for code in ExitCode if code.is_final and code != ExitCode.DONE}
     assert {ExitCode(code) for code in by_action["FailJob"]} == final
     assert [rule["onPodConditions"][0]["type"] for rule in rules if "onPodConditions" in rule] == ["DisruptionTarget"]

@@ -137,7 +137,8 @@ def test_the_command_serves_a_run_file_and_on_sigterm_finishes_its_answers(
             next(lines)
             process.send_signal(signal.SIGTERM)
             wait_until(lambda: client.get("/readyz").status_code == 503)
-            assert client.post(PATH, json={"model": "tiny", "prompt": "abc", "max_tokens": 1}).status_code == 200
+            late = client.post(PATH, json={"model": "tiny", "prompt": "abc", "max_tokens": 1})
+            assert (late.status_code, late.headers["connection"]) == (200, "close")
             events = [line for line in lines if line]
         assert events[-1] == "data: [DONE]"
         assert process.wait(timeout=60) == 0
