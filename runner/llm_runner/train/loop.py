@@ -123,7 +123,7 @@ class Loop:
     def _next_rows(self, state: LoopState) -> list[Sized]:
         """This process's part of the step's; the last step of an epoch may have none for it."""
         order = epoch_order(len(self.train_rows), self.plan.seed, state.epoch, shuffles=self.plan.shuffles)
-        rows = order[state.row :][: state.rows_per_step]
+        rows = order[state.row :][: state.rows_per_step].numpy()
         own = self.ranks.share(self._lengths[rows].tolist())
         return [self.train_rows.example(index) for index in rows[own].tolist()]
 
