@@ -20,8 +20,6 @@ SETTINGS_HELP: Mapping[str, str] = {
     "runner_image": "image with llm-runner (needed)",
     "runner_image_pull_policy": "when nodes pull that image",
     "runner_image_pull_secrets": "names of Secrets for pulling it, in the resource's namespace; a comma between two",
-    "runner_max_nodes": "on how many nodes together the runner image trains; one, with llm-runner of this version",
-    "runner_max_accelerators": "how many accelerators a pod of the runner image uses; one, with llm-runner",
     "runner_uid": "user that runners run as",
     "vllm_image": "image for inferences whose engine is vllm",
     "watch_namespaces": "namespaces that are looked after, a comma between two; unset: all of them",

@@ -30,10 +30,6 @@ class Settings:
     cluster_domain: str = "cluster.local"
     status_interval_seconds: float = 5.0
     """A status in which only the progress is new is written no more often than this."""
-    runner_max_nodes: int = 1
-    """On how many nodes together the runner image trains; llm-runner of this version on one."""
-    runner_max_accelerators: int = 1
-    """How many accelerators a pod of the runner image uses; llm-runner of this version one."""
     runner_uid: int = 65532
     """User and group that runners run as."""
     grace_period_seconds: int = 120

@@ -16,8 +16,6 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 SETTINGS = Settings(
     runner_image="registry.example.com/llm-runner:1.0",
     progress_url="http://llm-operator.llm.svc:8081",
-    runner_max_nodes=16,
-    runner_max_accelerators=8,
 )
 CONFIG: dict[str, Any] = {
     "base_model": "acme/small",

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
+
 TIMEOUT_SECONDS = 240
 
 
@@ -36,7 +38,7 @@ class RunnerProcess:
 
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
-            self._process.kill()
+            self.lose()
         self._process.communicate()
 
     def wait_for(self, is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -54,6 +56,16 @@ class RunnerProcess:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+    def lose(self) -> None:
+        """Kills it with all processes that it has started, as a node that loses its power does."""
+        for process in [*self.children(), psutil.Process(self._process.pid)]:
+            process.kill()
+        self._process.wait()
+
+    def children(self) -> list[psutil.Process]:
+        """Those that it has started by itself."""
+        return psutil.Process(self._process.pid).children()
 
     def wait(self) -> int:
         """Reads to the end and gives the exit code."""

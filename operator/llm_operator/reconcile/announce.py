@@ -22,6 +22,7 @@ QUIET_REASONS = {
     Reason.RUNNING,
     Reason.SUCCEEDED,
     Reason.STOPPED,
+    Reason.PEER_LOST,
     Reason.FINE_TUNE_NOT_FINISHED,
 }
 """Reasons that nobody has to do anything about."""
@@ -65,7 +66,7 @@ def _fault_note(old: Sequence[Condition], new: Sequence[Condition], type_: str) 
 
 def _attempt_notes(old: Sequence[Attempt], new: Sequence[Attempt]) -> Iterator[EventNote]:
     """Of those that others follow."""
-    told = {attempt.started_at for attempt in old if attempt.exit_code is not None}
+    told = {attempt.started_at for attempt in old if has_failed(attempt)}
     for attempt in new:
         if has_failed(attempt) and attempt.exit_code not in FINAL_FAILURES and attempt.started_at not in told:
             yield _note("Warning", "AttemptFailed", f"{attempt.reason}: {attempt.message}")

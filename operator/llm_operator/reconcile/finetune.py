@@ -46,7 +46,7 @@ def plan_fine_tune(observed: ObservedFineTune, settings: Settings, now: datetime
     if document["metadata"].get("deletionTimestamp") is not None:
         return plan_deletion(observed, known, settings, now)
     try:
-        resource = load_possible(document, settings)
+        resource = load_possible(document)
     except InvalidConfig as error:
         status = status_invalid(known, [str(issue) for issue in error.issues], generation, now)
         return write_status(Plan(), observed, known, status, settings, now)

@@ -48,7 +48,7 @@ def plan_inference(observed: ObservedInference, settings: Settings, now: datetim
         return Plan()  # all that there is goes with its owner
     known = read_status(InferenceStatus, document)
     try:
-        resource = load_possible(document, settings)
+        resource = load_possible(document)
     except InvalidConfig as error:
         issues = [str(issue) for issue in error.issues]
         status = status_invalid(known, issues, document["metadata"].get("generation"), now)

@@ -14,7 +14,6 @@ from llm_api.load import load_resource
 
 from llm_operator.reconcile.capability import check_capability
 from llm_operator.reconcile.podtemplate import check_pod_template
-from llm_operator.settings import Settings
 
 
 def load_checked(document: Mapping[str, Any]) -> LLMFineTune | LLMInference:
@@ -29,10 +28,10 @@ def load_checked(document: Mapping[str, Any]) -> LLMFineTune | LLMInference:
     return resource
 
 
-def load_possible(document: Mapping[str, Any], settings: Settings) -> LLMFineTune | LLMInference:
+def load_possible(document: Mapping[str, Any]) -> LLMFineTune | LLMInference:
     """The same for what is to be carried out: raises InvalidConfig for what can't be done in this version, too."""
     resource = load_checked(document)
-    issues = check_capability(resource, settings)
+    issues = check_capability(resource)
     if issues:
         raise InvalidConfig(issues)
     return resource

@@ -12,7 +12,7 @@ from llm_api.finetune import Attempt, FineTunePhase
 from llm_api.report import FINAL_FAILURES, ExitCode, Outcome
 
 from llm_operator.observed import ProgressReport
-from llm_operator.status.attempts import has_failed
+from llm_operator.status.attempts import has_failed, is_follower
 from llm_operator.status.endings import explain_ending
 from llm_operator.status.finding import Finding
 from llm_operator.status.jobs import JobView
@@ -21,7 +21,7 @@ from llm_operator.status.verdict import Standing
 
 ACTIVE_PHASES = ("Preparing", "Training", "Evaluating", "Storing")
 NOTHING_STORED = Standing("False", Reason.WAITING, "this run has stored nothing yet")
-SAYING_LITTLE = (Reason.UNEXPECTED, Reason.STOPPED)
+SAYING_LITTLE = (Reason.UNEXPECTED, Reason.STOPPED, Reason.PEER_LOST)
 """Reasons that say no more than that it didn't work."""
 
 
@@ -143,10 +143,11 @@ def _ends(facts: RunFacts) -> RunVerdict | None:
 
 
 def _ends_for_good(facts: RunFacts) -> RunVerdict | None:
-    """Its last pod ended in a way that is never tried again, and the Job's controller has yet to give the Job up."""
-    if _last_exit_code(facts) not in FINAL_FAILURES:
+    """A pod ended in a way that is never tried again, and the Job's controller has yet to give the Job up."""
+    ended = [pod for pod in facts.pods if pod.ended is not None and pod.ended.exit_code in FINAL_FAILURES]
+    if not ended:
         return None
-    found = explain_ending(facts.pods[-1])
+    found = explain_ending(ended[-1])
     return RunVerdict(
         find_phase(facts),
         Standing("False", found.reason, found.message),
@@ -195,8 +196,9 @@ def find_phase(facts: RunFacts) -> FineTunePhase:
 
 
 def find_outcome(pods: Sequence[PodView]) -> Outcome | None:
-    """What the pod that did it said last."""
-    good = [pod.ended for pod in pods if pod.ended is not None and pod.ended.exit_code == ExitCode.DONE]
+    """What the pod that did it said last; of several nodes the first stores."""
+    done = [pod for pod in pods if pod.ended is not None and pod.index == 0]
+    good = [pod.ended for pod in done if pod.ended is not None and pod.ended.exit_code == ExitCode.DONE]
     return next((ended.outcome for ended in reversed(good) if ended.outcome is not None), None)
 
 
@@ -223,7 +225,7 @@ def explain_failure(facts: RunFacts) -> Finding:
 
 def find_cause(facts: RunFacts) -> Finding | None:
     """Of several nodes the one with the most telling end: the others only lost their partner."""
-    ended = [pod for pod in facts.pods if pod.ended is not None and pod.ended.exit_code not in (0, ExitCode.STOPPED)]
+    ended = [pod for pod in facts.pods if pod.ended is not None and not is_follower(pod)]
     if ended:
         return explain_ending(max(ended, key=_how_telling))
     failed = [attempt for attempt in facts.attempts if has_failed(attempt) and attempt.reason is not None]

@@ -7,44 +7,24 @@ from llm_operator.observed import ObservedFineTune, ObservedInference
 from llm_operator.reconcile.inference import plan_inference
 from llm_operator.settings import Settings
 
-from tests.support.fine_tunes import NOW, condition, fine_tune, plan
+from tests.support.fine_tunes import NOW, condition, fine_tune, of_kind, plan
 from tests.support.inferences import PREDICTS, SERVES, inference, tuned
 
-TODAY = Settings(runner_image="runner")
-
-
-def spec_valid(spec: dict[str, Any], settings: Settings = TODAY) -> tuple[str, str]:
-    """Status and message of SpecValid; a fine-tune that isn't valid gets nothing made."""
-    planned = plan(ObservedFineTune(document=fine_tune(spec)), settings=settings)
-    status, _, message = condition(planned.status, "SpecValid")
-    assert bool(planned.apply) == (status == "True")
-    return status, message
+SETTINGS = Settings(runner_image="runner")
 
 
 def spec_valid_of_inference(spec: dict[str, Any]) -> tuple[str, str]:
-    planned = plan_inference(ObservedInference(document=inference(spec), fine_tune=tuned()), TODAY, NOW)
+    planned = plan_inference(ObservedInference(document=inference(spec), fine_tune=tuned()), SETTINGS, NOW)
     status, _, message = condition(planned.status, "SpecValid")
     assert bool(planned.apply) == (status == "True")
     return status, message
 
 
-def test_all_that_a_run_asks_for_in_vain_is_named_at_once() -> None:
-    status, message = spec_valid({"compute": {"nodes": 2, "accelerators": {"count": 8}}})
-    assert status == "False"
-    assert message.splitlines() == [
-        "spec.compute.nodes: a run trains on 1 at most in this version; write 1 (found 2)",
-        "spec.compute.accelerators.count: a pod uses 1 at most in this version; write 1 (found 8)",
-    ]
-
-
-def test_one_node_with_one_accelerator_is_what_a_run_can_have() -> None:
-    assert spec_valid({"compute": {"nodes": 1, "accelerators": {"count": 1}}})[0] == "True"
-
-
-def test_a_runner_image_that_can_do_more_is_given_more() -> None:
-    settings = Settings(runner_image="runner", runner_max_nodes=2, runner_max_accelerators=8)
-    assert spec_valid({"compute": {"nodes": 2, "accelerators": {"count": 8}}}, settings)[0] == "True"
-    assert "write 2 (found 3)" in spec_valid({"compute": {"nodes": 3}}, settings)[1]
+def test_a_run_is_given_as_many_nodes_and_accelerators_as_it_asks_for() -> None:
+    planned = plan(ObservedFineTune(document=fine_tune({"compute": {"nodes": 2, "accelerators": {"count": 8}}})))
+    assert condition(planned.status, "SpecValid")[0] == "True"
+    job = of_kind(planned, "Job")["spec"]
+    assert (job["completions"], job["parallelism"]) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -84,10 +64,12 @@ def test_what_vllm_can_not_do_is_refused_before_a_pod_is_started(config: dict[st
     assert "or write engine: transformers in spec.serve" in message
 
 
-def test_a_run_under_way_is_left_alone_when_its_spec_asks_for_too_much() -> None:
-    document = fine_tune({"compute": {"nodes": 2}})
+def test_a_run_under_way_is_left_alone_when_its_spec_asks_for_what_can_not_be() -> None:
+    """Eight rows can't be shared out evenly over three nodes."""
+    document = fine_tune({"compute": {"nodes": 3}, "config": {"trainer": {"batch_size": 8}}})
     document["status"] = {"phase": "Training", "run": {"name": "bot-12345678", "resultHash": "12345678"}}
-    planned = plan(ObservedFineTune(document=document), settings=TODAY)
+    planned = plan(ObservedFineTune(document=document))
     assert (planned.apply, planned.delete, planned.patch) == ((), (), ())
     assert planned.status is not None
     assert planned.status["phase"] == "Training"
+    assert "8 rows for 3 devices; 9 would do" in condition(planned.status, "SpecValid")[2]

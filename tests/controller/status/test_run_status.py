@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from llm_api.conditions import Reason
-from llm_api.report import Outcome, Progress
+from llm_api.report import ExitCode, Outcome, Progress
 from llm_operator.observed import ObservedFineTune
 from llm_runner import errors
 
@@ -255,6 +255,54 @@ def test_of_several_nodes_the_most_telling_end_is_the_reason() -> None:
     cause["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "1"}
     observed = with_job_condition(with_pods(observed, partner, cause), "Failed", "PodFailurePolicy", "")
     assert condition(status_of(observed), "Succeeded")[1] == "OutOfMemory"
+
+
+LOST = Outcome(reason="PeerLost", message="another process of this run is gone", last_step=7)
+
+
+def of_node(number: int, pod: dict[str, Any], **status: Any) -> dict[str, Any]:
+    annotations = {"batch.kubernetes.io/job-completion-index": str(number)}
+    metadata = {**pod["metadata"], "name": f"bot-{number}-x7k2p", "annotations": annotations}
+    return {
+        **pod,
+        "metadata": metadata,
+        "spec": {"nodeName": f"node-{number}"},
+        "status": {**pod["status"], **status},
+    }
+
+
+def test_an_attempt_of_several_nodes_is_told_by_the_one_that_ended_it_and_counts_once() -> None:
+    observed = started({"compute": {"nodes": 2}})
+    follower = of_node(0, ended(observed, ExitCode.PEER_LOST, LOST))
+    first = plan(with_pods(observed, follower, of_node(1, running(observed))))
+    assert "AttemptFailed" not in warnings(first)
+    culprit = of_node(1, ended(observed, 137, reason="OOMKilled"))
+    second = plan(with_pods(carry_out(observed, first), follower, culprit))
+    assert warnings(second).count("AttemptFailed") == 1
+    (attempt,) = second.status["attempts"]
+    assert (attempt["reason"], attempt["exitCode"]) == ("OutOfMemory", 137)
+    assert attempt["message"].startswith("pod bot-1-x7k2p on node node-1: ")
+    third = plan(with_pods(carry_out(carry_out(observed, first), second), follower))
+    assert third.events == ()
+    assert third.status is None or third.status["attempts"] == [attempt]
+
+
+def test_of_several_nodes_one_that_is_taken_away_is_why_all_stopped() -> None:
+    observed = started({"compute": {"nodes": 2}})
+    follower = of_node(0, ended(observed, ExitCode.STOPPED, Outcome(reason="Stopped", message="saved")))
+    taken = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": ""}
+    culprit = of_node(1, ended(observed, ExitCode.STOPPED), conditions=[taken])
+    (attempt,) = status_of(with_pods(observed, follower, culprit))["attempts"]
+    assert attempt["reason"] == "Preempted"
+    assert "node-1" in attempt["message"]
+
+
+def test_what_several_nodes_have_stored_is_told_by_the_first() -> None:
+    observed = started({"compute": {"nodes": 2}})
+    stored = Outcome(reason="Succeeded", artifact_uri="s3://models/bot", artifact_digest="sha256:1")
+    pods = [of_node(0, ended(observed, 0, stored)), of_node(1, ended(observed, 0, Outcome(reason="Succeeded")))]
+    done = with_job_condition(with_pods(observed, *pods), "Complete")
+    assert status_of(done)["artifact"]["digest"] == "sha256:1"
 
 
 def test_each_change_of_phase_is_an_event() -> None:
