@@ -25,6 +25,7 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     QUEUED = "Queued"
     STARTING = "Starting"
+    START_TIMEOUT = "StartTimeout"
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
     UNSCHEDULABLE = "Unschedulable"

@@ -92,6 +92,8 @@ class RunPolicy(ApiModel):
     """Failures of the runner after which it is given up; preemption and eviction don't count. Unset: 3."""
     deadline_seconds: Seconds | None = None
     """Seconds that a run may take in all; unset: no limit."""
+    start_timeout_seconds: Seconds = 600
+    """Seconds that pods of several nodes wait for one that can't start; then the run is suspended. Unset: 600."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=MAX_INT32)] | None = None
     """Seconds after which a finished run's pods are deleted, not the resource; unset: they stay."""
     checkpoint: CheckpointPolicy = CheckpointPolicy()

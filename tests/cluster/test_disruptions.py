@@ -24,6 +24,10 @@ DOWN_SECONDS = 30
 RUN_SECONDS = 480
 SLOW = "slow"
 """A model of random weights, large enough that a step takes about half a second of one core."""
+KILL_PROCESSES = "import psutil; [child.kill() for child in psutil.Process(1).children()]"
+"""Those that train, as if memory had run out for them."""
+ROUNDING = 0.02
+"""In bfloat16, of sums over fewer rows at a time."""
 PACE = {"limits": {"cpu": "1"}}
 """However fast the machine is, a run must not be over before it is disturbed."""
 
@@ -185,6 +189,29 @@ def test_operator_api_server_and_store_may_all_be_away_while_a_run_goes_on(
     installation.s3.start()
     cluster.control_plane.start_api_server()
     assert_ends_with(undisturbed, watched)
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+def test_several_nodes_that_lose_one_go_on_together_and_end_with_the_losses_of_one(
+    installation: Installation, namespace: str, undisturbed: list[str], parallelism: str
+) -> None:
+    compute = {"resources": PACE, "nodes": 2, "parallelism": parallelism}
+    watched = start_midway(installation, namespace, f"two-nodes-{parallelism}", compute=compute)
+    lost = next(pod for pod in watched.pods() if index_of(pod) == "1")
+    installation.cluster.kubectl(
+        "exec", lost["metadata"]["name"], "-n", namespace, "--", "python", "-c", KILL_PROCESSES
+    )
+    watched.wait_for("Succeeded", RUN_SECONDS)
+    assert [float(loss) for loss in watched.loss_trace()] == pytest.approx(list(map(float, undisturbed)), abs=ROUNDING)
+    first, second = watched.status["attempts"]
+    assert first["message"].startswith(f"pod {lost['metadata']['name']} on node {lost['spec']['nodeName']}: process 1 ")
+    assert (first["exitCode"], second["reason"]) == (128 + 9, "Succeeded")
+    assert second["resumedFromStep"] >= EVERY_STEPS
+    assert [event for event, _ in watched.events()].count("AttemptFailed") == 1
+
+
+def index_of(pod: dict[str, Any]) -> str:
+    return str(pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"])
 
 
 def reason_of(status: dict[str, Any]) -> str:

@@ -36,6 +36,9 @@ from llm_operator.status.pods import view_pods
 from llm_operator.status.run import RunFacts
 from llm_operator.status.writing import plan_writing, read_status
 
+WAITING_PHASES = ("Pending", "Preparing")
+"""In which time alone may change what is to be done."""
+
 
 def plan_fine_tune(observed: ObservedFineTune, settings: Settings, now: datetime) -> Plan:
     """Idempotent: carried out, and observed again, the same plan comes out empty."""
@@ -133,6 +136,6 @@ def write_status(
     writing = plan_writing(observed.document, status, observed.status_written_at, settings.status_interval_seconds, now)
     events = () if writing.status is None else announce_fine_tune(known, status)
     again = writing.again_after_seconds
-    if again is None and status.phase == "Pending":
+    if again is None and status.phase in WAITING_PHASES:
         again = look_again_seconds(view_pods(observed.pods), now)
     return replace(plan, status=writing.status, events=events, again_after_seconds=again)

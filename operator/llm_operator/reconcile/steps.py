@@ -17,6 +17,7 @@ from llm_operator.build.volumes import Volumes
 from llm_operator.observed import Manifest
 from llm_operator.reconcile.plan import Deletion, ObjectKey, Patch
 from llm_operator.reconcile.situation import Situation, names_of
+from llm_operator.reconcile.starting import find_late_start
 from llm_operator.status.finding import Finding
 from llm_operator.status.jobs import JobView
 
@@ -138,6 +139,14 @@ def _leave_failed(situation: Situation) -> Step | None:
     return Step(patch=plan_time_to_live(situation))
 
 
+def _give_nodes_back(situation: Situation) -> Step | None:
+    """Some pods hold their nodes for one that doesn't come."""
+    late, job = find_late_start(situation), situation.job
+    if late is None or job is None:
+        return None
+    return Step(patch=() if job.is_suspended else (patch_job(job, {"suspend": True}),), holdup=late)
+
+
 def _adjust(situation: Situation) -> Step | None:
     """The run is under way: what can be changed in place is."""
     job = situation.job
@@ -172,6 +181,7 @@ STEPS: tuple[Callable[[Situation], Step | None], ...] = (
     _wait_for_deletion,
     _try_again,
     _leave_failed,
+    _give_nodes_back,
     _adjust,
     _start,
 )

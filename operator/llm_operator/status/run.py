@@ -96,7 +96,9 @@ def _suspended(facts: RunFacts) -> RunVerdict | None:
 
 
 def _held_up(facts: RunFacts) -> RunVerdict | None:
-    return None if facts.holdup is None else _not_yet("Pending", facts.holdup)
+    if facts.holdup is None:
+        return None
+    return _not_yet("Suspended" if facts.holdup.reason == Reason.START_TIMEOUT else "Pending", facts.holdup)
 
 
 def _failed(facts: RunFacts) -> RunVerdict | None:
