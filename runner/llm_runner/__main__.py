@@ -25,13 +25,19 @@ from llm_api.run import PredictRun, ServeRun, TrainRun
 from rich.console import Console
 from rich.text import Text
 
+from llm_runner.arguments import (
+    add_common_arguments,
+    add_inference_arguments,
+    add_manifest_arguments,
+    add_upload_arguments,
+)
 from llm_runner.errors import ConfigInvalid, OutOfMemory, RanksEnded, RunError, is_out_of_memory
 from llm_runner.local.manifest import describe_issues
-from llm_runner.local.options import SERVED_HOST, SERVED_PORT, LocalOptions
+from llm_runner.local.options import LocalOptions
 from llm_runner.local.run import AnyLocalRun, load_local_run
 from llm_runner.report.lines import JsonLines
 from llm_runner.report.memory import peak_memory_bytes
-from llm_runner.report.outcome import DEFAULT_TERMINATION_LOG, save_outcome
+from llm_runner.report.outcome import save_outcome
 from llm_runner.report.reporter import Reporter
 from llm_runner.report.terminal import Terminal
 from llm_runner.train.launched import is_rank, outcome_path, rank_number
@@ -107,6 +113,10 @@ def start_local(run: AnyLocalRun, options: argparse.Namespace, reporter: Reporte
     """By the same code as in a pod; only the shards of a batch have no pods of their own."""
     match run:
         case TrainRun():
+            if run.together.processes > 1:
+                from llm_runner.train.launch import fit_to_machine
+
+                run = fit_to_machine(run, reporter)
             return start_training(run, options, reporter, work_path)
         case ServeRun():
             return start_serving(run, options, reporter, work_path)
@@ -215,61 +225,6 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (train, predict, local, serve, export, delete, profile, upload):
         add_common_arguments(command)
     return parser
-
-
-def add_upload_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("artifact", metavar="ARTIFACT", help="the folder or s3:// address that a fine-tune stored to")
-    command.add_argument("--repo", required=True, metavar="ORG/NAME", help="made if it isn't there")
-    command.add_argument("--private", action="store_true", help="make it private, where it is made")
-    command.add_argument("--merged", action="store_true", help="merge an adapter into its base model first")
-
-
-def add_manifest_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "-f",
-        "--filename",
-        dest="manifests",
-        type=Path,
-        action="append",
-        required=True,
-        metavar="MANIFEST",
-        help="holds what is run; given again: a file that holds what this one refers to",
-    )
-    command.add_argument("--name", help="which resource, where the manifest holds several: NAME or KIND/NAME")
-    command.add_argument(
-        "--volume",
-        dest="volumes",
-        type=parse_volume,
-        action="append",
-        default=[],
-        metavar="CLAIM=DIR",
-        help="folder that stands for a volume's claim; may be given several times",
-    )
-    command.add_argument("--output-dir", type=Path, metavar="DIR", help="store here instead of where the manifest says")
-
-
-def add_inference_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model-dir", type=Path, metavar="DIR", help="the tuned model that answers an LLMInference")
-    command.add_argument("--host", help=f"where an LLMInference is served; default: {SERVED_HOST}")
-    command.add_argument("--port", type=int, metavar="N", help=f"its port; default: {SERVED_PORT}")
-    command.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that its requests must carry")
-
-
-def add_common_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--work-dir", type=Path, metavar="DIR", help="scratch folder; default: one that is deleted")
-    command.add_argument(
-        "--termination-log",
-        type=Path,
-        metavar="PATH",
-        help=f"where the outcome is written; default: {DEFAULT_TERMINATION_LOG}, if it is there",
-    )
-
-
-def parse_volume(text: str) -> tuple[str, Path]:
-    claim, separator, folder = text.partition("=")
-    if not claim or not separator or not folder:
-        raise argparse.ArgumentTypeError(f"{text!r}: write CLAIM=DIR")
-    return claim, Path(folder).expanduser()
 
 
 def load_run_file(kind: type[AnyRun], options: argparse.Namespace, _reporter: Reporter, _work_path: Path) -> AnyRun:

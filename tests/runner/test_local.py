@@ -217,10 +217,22 @@ def test_of_credentials_the_address_is_used_and_the_secrets_are_not(tmp_path: Pa
 
 
 def test_what_only_a_cluster_can_do_is_said_in_one_line(tmp_path: Path) -> None:
-    spec = {"compute": {"nodes": 2}, "run": {"maxRetries": 1, "deadlineSeconds": 60, "checkpoint": {"keep": 1}}}
+    spec = {
+        "compute": {"resources": {"requests": {"cpu": "1"}}},
+        "run": {"maxRetries": 1, "deadlineSeconds": 60, "checkpoint": {"keep": 1}},
+    }
     assert load_objects(tmp_path, fine_tune(spec)).notes == [
-        "not used on this machine: spec.compute, spec.run.maxRetries, spec.run.deadlineSeconds"
+        "not used on this machine: spec.compute.resources, spec.run.maxRetries, spec.run.deadlineSeconds"
     ]
+
+
+def test_devices_are_used_as_far_as_they_are_there(tmp_path: Path) -> None:
+    """How many of them that are is seen once it starts."""
+    compute = {"nodes": 2, "accelerators": {"count": 4}, "parallelism": "fsdp"}
+    local = load_objects(tmp_path, fine_tune({"compute": compute, "config": {"trainer": {"batch_size": 8}}}))
+    assert local.notes == []
+    together = local.run.together
+    assert (together.processes, together.parallelism) == (8, "fsdp")
 
 
 def test_a_plain_manifest_needs_no_notes(tmp_path: Path) -> None:

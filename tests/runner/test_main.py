@@ -13,7 +13,8 @@ import pytest
 import torch
 from llm_api.issues import InvalidConfig, Issue
 from llm_api.report import ExitCode, Progress
-from llm_runner.__main__ import build_failure, describe_failure, main, parse_volume
+from llm_runner.__main__ import build_failure, describe_failure, main
+from llm_runner.arguments import parse_volume
 from llm_runner.errors import DataInvalid, RunError, Stopped
 from llm_runner.report.reporter import Reporter
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from llm_api.finetune import MODEL_ROOT, FineTuneSpec, LLMFineTune
-from llm_api.run import DataLocation, DataLocations, RunCheckpoints, RunGate, S3Settings, TrainRun
+from llm_api.run import DataLocation, DataLocations, RunCheckpoints, RunGate, S3Settings, Together, TrainRun
 from llm_api.sources import ClaimRef, Credentials, Dataset
 
 from llm_runner.local.machine import Machine
@@ -28,6 +28,7 @@ def build_train_run(resource: LLMFineTune, machine: Machine, output_path: Path |
         model_root=None if model_root is None else str(model_root),
         model_cache_path=None if cache is None else str(cache),
         s3=to_s3_settings(spec.credentials),
+        together=Together(processes_per_node=spec.compute.devices, parallelism=spec.compute.parallelism),
     )
 
 

@@ -6,11 +6,14 @@ from typing import Any
 from llm_runner.local.manifest import Document
 
 CLUSTER_ONLY = (
-    "compute",
+    "compute.resources",
+    "compute.serviceAccountName",
+    "compute.podTemplate",
     "credentials.huggingFace",
     "credentials.s3.secretRef",
     "run.maxRetries",
     "run.deadlineSeconds",
+    "run.startTimeoutSeconds",
     "run.ttlSecondsAfterFinished",
     "serve.replicas",
     "serve.autoscaling",

@@ -25,6 +25,7 @@ from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from llm_runner.errors import ConfigInvalid, PeerLost, RanksEnded
+from llm_runner.report.reporter import Reporter
 
 MEETING_SECONDS = 3600
 """How long nodes wait for each other. The operator gives up long before; this is for runs without one."""
@@ -61,6 +62,18 @@ def launch(run: TrainRun, work_path: Path, options: list[str]) -> NoReturn:
         raise PeerLost(f"the {run.together.nodes} nodes did not meet at {where}: {error}") from error
     _, outcome = min(_load_outcomes(log).items())
     raise RanksEnded(ExitCode.DONE, outcome)
+
+
+def fit_to_machine(run: TrainRun, reporter: Reporter) -> TrainRun:
+    """On this machine alone, by as many processes as it has accelerators of those that the manifest asks for, on all
+    nodes. Fewer of them take the same rows, just longer.
+    """
+    wanted = run.together.processes
+    here = max(1, min(wanted, torch.cuda.device_count()))
+    if wanted > here:
+        said = f"compute asks for {wanted} devices, and {here} of this machine's do their work: the same, just later"
+        reporter.info(said)
+    return run.model_copy(update={"together": Together(processes_per_node=here, parallelism=run.together.parallelism)})
 
 
 def to_launch_config(run: TrainRun) -> LaunchConfig:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from llm_api.report import ExitCode
 from llm_api.run import RunCheckpoints, TrainRun
-from llm_runner.train.launch import INDEX
+from llm_runner.report.reporter import Reporter
+from llm_runner.train.launch import INDEX, fit_to_machine
 
 from tests.support.runner_process import RunnerProcess, call_runner
-from tests.support.runs import build_run, read_curve, run_train, save_run
+from tests.support.runs import Messages, build_run, read_curve, run_train, save_run
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -92,6 +94,18 @@ def test_a_process_that_is_killed_ends_all_nodes_which_go_on_together(
         assert first.outcome["artifactDigest"]
         assert first.outcome["resumedFromStep"] >= 2 * SAVED
     assert losses_of(run) == pytest.approx(undisturbed, abs=1e-5)
+
+
+@pytest.mark.parametrize(("there", "used"), [(0, 1), (2, 2), (3, 3), (16, 8)])
+def test_one_machine_does_the_work_of_all_devices_with_those_that_it_has(
+    llama_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, used: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    run = build(tmp_path, llama_path, nodes=2, processes=4, port=29500)
+    messages = Messages()
+    together = fit_to_machine(run, Reporter([messages])).together
+    assert (together.nodes, together.processes_per_node, together.rendezvous) == (1, used, None)
+    assert [f"asks for 8 devices, and {used} of" in text for text in messages.texts] == [True] * (used < 8)
 
 
 def node(number: int, folder: Path, run_file: Path) -> RunnerProcess:
