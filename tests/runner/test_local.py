@@ -229,7 +229,10 @@ def test_what_only_a_cluster_can_do_is_said_in_one_line(tmp_path: Path) -> None:
 def test_devices_are_used_as_far_as_they_are_there(tmp_path: Path) -> None:
     """How many of them that are is seen once it starts."""
     compute = {"nodes": 2, "accelerators": {"count": 4}, "parallelism": "fsdp"}
-    local = load_objects(tmp_path, fine_tune({"compute": compute, "config": {"trainer": {"batch_size": 8}}}))
+    local = load_objects(
+        tmp_path,
+        fine_tune({"compute": compute, "config": {**CONFIG, "trainer": {"type": "finetune", "batch_size": 8}}}),
+    )
     assert local.notes == []
     together = local.run.together
     assert (together.processes, together.parallelism) == (8, "fsdp")
