@@ -110,10 +110,8 @@ def run_rounds(console: Console, options: argparse.Namespace, data: Path) -> Rou
     return rounds
 
 
-def run_one(
-    options: argparse.Namespace, data: Path, trainer: str, *, steps: int, nf4: bool = False, float32: bool = False
-) -> Mapping[str, Any]:
-    """In a process of its own; raises CalledProcessError where that fails."""
+def run_one(options: argparse.Namespace, data: Path, trainer: str, *, steps: int, **further: Any) -> Mapping[str, Any]:
+    """In a process of its own, ``further`` settings and all; raises CalledProcessError where that fails."""
     with tempfile.TemporaryDirectory(prefix="llm-bench-run-") as folder:
         setting = {
             "trainer": trainer,
@@ -121,8 +119,7 @@ def run_one(
             "data_path": str(data),
             "work_path": folder,
             "steps": steps,
-            "nf4": nf4,
-            "float32": float32,
+            **further,
         }
         command = [sys.executable, str(Path(__file__)), "--model", str(options.model), "--measure", json.dumps(setting)]
         environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}

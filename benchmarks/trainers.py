@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from llm_api.config import load_config
 from llm_api.run import DataLocation, DataLocations, RunCheckpoints, TrainRun
 from llm_runner.data.prepare import prepare_data
@@ -37,7 +36,9 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from trl import SFTConfig, SFTTrainer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 ROWS_PER_STEP = 8
 LEARNING_RATE = 2e-4
@@ -57,13 +58,15 @@ class Setting:
     """What is measured."""
 
     trainer: str
-    """ours, hf, or one of TRL_MODES."""
+    """ours, hf, hf-padded (to CONTEXT_TOKENS), or one of TRL_MODES."""
     model_path: Path
     data_path: Path
     work_path: Path
     steps: int
     nf4: bool = False
     float32: bool = False
+    rows_at_a_time: int = ROWS_PER_STEP
+    """Of a step's, for the peers; what our own takes at a time is its own affair."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Figures:
 def measure(setting: Setting) -> Figures:
     if setting.trainer == "ours":
         return measure_ours(setting)
-    return measure_peer(setting, build_hf if setting.trainer == "hf" else build_trl)
+    return measure_peer(setting, build_hf if setting.trainer in ("hf", "hf-padded") else build_trl)
 
 
 def measure_ours(setting: Setting) -> Figures:
@@ -188,9 +191,15 @@ def build_peer_model(setting: Setting) -> PeftModel:
     return model  # type: ignore[no-any-return]
 
 
-def to_dataset(rows: TokenizedRows) -> Dataset:
+def to_dataset(rows: TokenizedRows) -> "Dataset":
     """Token ids, and labels that leave the prompt out."""
-    return Dataset.from_list([to_columns(rows.example(index)) for index in range(len(rows))])
+    from datasets import Dataset
+
+    return Dataset.from_list(to_examples(rows))
+
+
+def to_examples(rows: TokenizedRows) -> list[dict[str, list[int]]]:
+    return [to_columns(rows.example(index)) for index in range(len(rows))]
 
 
 def to_columns(row: Row) -> dict[str, list[int]]:
@@ -201,7 +210,8 @@ def to_columns(row: Row) -> dict[str, list[int]]:
 def common_arguments(setting: Setting) -> dict[str, Any]:
     return {
         "output_dir": str(setting.work_path / "peer"),
-        "per_device_train_batch_size": ROWS_PER_STEP,
+        "per_device_train_batch_size": setting.rows_at_a_time,
+        "gradient_accumulation_steps": ROWS_PER_STEP // setting.rows_at_a_time,
         "max_steps": setting.steps,
         "learning_rate": LEARNING_RATE,
         "lr_scheduler_type": "constant",
@@ -219,17 +229,23 @@ def common_arguments(setting: Setting) -> dict[str, Any]:
 
 
 def build_hf(setting: Setting, model: PeftModel, data: PreparedData) -> Trainer:
-    """Batches are padded to their longest row."""
+    """Batches are padded to their longest row, or all of them to one length."""
     tokenizer = load_tokenizer(setting.model_path)
+    how: Any = {"padding": True}
+    if setting.trainer == "hf-padded":
+        how = {"padding": "max_length", "max_length": CONTEXT_TOKENS}
+    examples: Any = to_examples(data.train)
     return Trainer(
         model=model,
         args=TrainingArguments(**common_arguments(setting)),
-        train_dataset=to_dataset(data.train),
-        data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True, label_pad_token_id=IGNORED_LABEL),
+        train_dataset=examples,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED_LABEL, **how),
     )
 
 
 def build_trl(setting: Setting, model: PeftModel, data: PreparedData) -> Trainer:
+    from trl import SFTConfig, SFTTrainer
+
     trainer: Trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**common_arguments(setting), **TRL_MODES[setting.trainer]),
