@@ -20,6 +20,8 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 Path = tuple[str | int, ...]
 
 LONGEST_FOUND = 80
+_OF_A_KEY = "[key]"
+"""How pydantic says that it is the key of a mapping that is wrong, not what stands there."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,21 @@ def to_text(path: Path) -> str:
 def _issues_of_fields(model: type[Model], value: Any, error: ValidationError) -> Iterator[tuple[Path, Issue]]:
     by_path: dict[Path, list[dict[str, Any]]] = {}
     for detail in error.errors(include_url=False):
-        if detail["type"] != RULE_ERROR:
+        if detail["loc"][-1:] == (_OF_A_KEY,):
+            path = _clean_path(value, detail["loc"][:-2], names_absent=False)
+            yield path, Issue(to_text(path), _describe_key(detail["input"]), _shorten(detail["input"]))
+        elif detail["type"] != RULE_ERROR:
             path = _clean_path(value, detail["loc"], names_absent=detail["type"] == "missing")
             by_path.setdefault(path, []).append(dict(detail))
     for path, details in by_path.items():
         if not any(_is_other_branch(details, path, deeper) for deeper in by_path):
             yield path, _to_issue(model, value, path, details)
+
+
+def _describe_key(key: Any) -> str:
+    """Of a mapping's key that is no text: YAML reads numbers and some words as something else."""
+    words = "on, yes and true" if key is True else "off, no and false"
+    return "a key here is text; put it in quotes" + (f", as {words} are no text" if isinstance(key, bool) else "")
 
 
 def _is_other_branch(details: list[dict[str, Any]], path: Path, deeper: Path) -> bool:

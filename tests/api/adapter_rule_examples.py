@@ -28,6 +28,14 @@ ADAPTER_RULES = {
         keeps=(lora("r: 8"), "adapter: {type: lora, pretrained_adapter_weights: acme/adapter}", "adapter: null"),
         breaks=("adapter: {type: lora}", "trainer: {type: none}\nadapter: {type: ia3}"),
     ),
+    "target-regex-compiles": Examples(
+        keeps=(
+            lora("target_modules: '.decoder.(SelfAttention|EncDecAttention).*(q|v)$'"),
+            lora("target_modules: all-linear"),
+            ia3("target_modules: ['(']"),
+        ),
+        breaks=(lora("target_modules: '(q|v'"), oft("target_modules: '['")),
+    ),
     "quantized-finetune-needs-lora": Examples(
         keeps=(
             lora("r: 8") + "\nquantization: {bits: 4}",

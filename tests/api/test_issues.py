@@ -196,3 +196,23 @@ def test_keys_of_a_mapping_that_are_the_users_own_are_part_of_the_path() -> None
     )
     issue = one_issue(sections)
     assert (issue.path, issue.hint) == ("output_features[0].decoder.match.a.tpye", "did you mean type?")
+
+
+@pytest.mark.parametrize(
+    ("label", "found", "told"),
+    [
+        ("1", "1", "a key here is text; put it in quotes"),
+        ("no", "false", "a key here is text; put it in quotes, as off, no and false are no text"),
+        ("on", "true", "a key here is text; put it in quotes, as on, yes and true are no text"),
+    ],
+)
+def test_a_label_that_yaml_does_not_read_as_text_is_told_to_be_quoted(label: str, found: str, told: str) -> None:
+    sections = (
+        "output_features: [{name: l, type: category, preprocessing: {fallback_label: a}, decoder: "
+        f"{{match: {{a: {{type: contains, value: x}}, {label}: {{type: contains, value: 1}}}}}}}}]"
+    )
+    issues = issues_of(build_config(sections))
+    assert [(issue.path, issue.message, issue.found) for issue in issues if issue.path.endswith("match")] == [
+        ("output_features[0].decoder.match", told, found)
+    ]
+    assert len(issues) == 2

@@ -42,7 +42,7 @@ def _find_layers(model: PeftModel, name: str) -> dict[str, AdaLoraLayer]:
 
 def _cut(layer: AdaLoraLayer, rank: int) -> None:
     """The first ``rank`` of the layer's ranks stay; at the start one is like another."""
-    values, rows, columns = layer.lora_E, layer.lora_A, layer.lora_B
+    values, rows, columns = (getattr(layer, name) for name in ("lora_E", "lora_A", "lora_B"))
     values[_NAME] = nn.Parameter(values[_NAME].detach()[:rank].clone())
     rows[_NAME] = nn.Parameter(rows[_NAME].detach()[:rank].clone())
     columns[_NAME] = nn.Parameter(columns[_NAME].detach()[:, :rank].clone())
