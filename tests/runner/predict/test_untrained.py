@@ -3,9 +3,12 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 import torch
 from llm_api.report import Outcome
@@ -248,3 +251,15 @@ def test_the_command_runs_it_from_a_manifest_and_an_inference_follows_it(
     assert row["answer_error"] is None
     assert row["answer_predictions"] is not None
     assert "nothing is trained" in capsys.readouterr().out
+
+
+def test_dates_of_a_parquet_file_are_asked_in_the_format_that_the_template_has(base: Path, tmp_path: Path) -> None:
+    run = build(tmp_path, base, {"prompt": {"template": "On {day:%d.%m.%Y}: {question}\nA:"}})
+    rows = [{"day": date(2024, 5, 31), "question": f"Who is {number}?", "answer": "Me."} for number in range(3)]
+    files = {name: tmp_path / f"{name}.parquet" for name in ("train", "validation")}
+    for path in files.values():
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    dataset = run.dataset.model_copy(update={name: DataLocation(uri=str(path)) for name, path in files.items()})
+    measure(run.model_copy(update={"dataset": dataset}), tmp_path / "work")
+    assert [row["answer_error"] for row in stored_predictions(run)] == [None] * 3
+    assert "On 31.05.2024: Who is 0?" in (Path(run.output_uri) / "README.md").read_text()
