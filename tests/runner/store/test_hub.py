@@ -69,6 +69,15 @@ def test_a_private_model_opens_with_its_token_only(hub: HubServer, tmp_path: Pat
     assert fetch_model("acme/tiny", cache_path=tmp_path, token=TOKEN).revision == COMMIT
 
 
+@pytest.mark.parametrize("variable", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
+def test_a_token_in_the_environment_opens_a_gated_model_by_either_name(
+    variable: str, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_model(hub, ".gated")
+    monkeypatch.setenv(variable, TOKEN)
+    assert fetch_model("acme/tiny", cache_path=tmp_path).revision == COMMIT
+
+
 def test_a_missing_model_file_or_repository_is_the_users_mistake(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repository("acme/rows", "datasets")
     with pytest.raises(ModelNotFound, match="acme/none: the hub has no such public repository"):
