@@ -13,8 +13,8 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from llm_api.model import RULE_ERROR, Model, models_in
-from llm_api.wording import describe_errors
+from llm_api.model import RULE_ERROR, TYPE_ERROR, Model, models_in
+from llm_api.wording import UNKNOWN_TYPE, describe_errors
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 Path = tuple[str | int, ...]
@@ -123,6 +123,10 @@ def _to_issue(root: type[Model], value: Any, path: Path, details: list[dict[str,
     holder = _model_at(root, value, path[:-1])
     key = path[-1] if path else ""
     present, found = _find(value, path)
+    if details[0]["type"] in (TYPE_ERROR, *UNKNOWN_TYPE) and isinstance(found, Mapping):
+        has_type, kind = _find(found, ("type",))
+        options = "" if details[0]["type"] == TYPE_ERROR else f" {', '.join(map(repr, _types_at(root, value, path)))}"
+        return Issue(to_text((*path, "type")), describe_errors(details) + options, _shorten(kind) if has_type else None)
     if details[0]["type"] == "extra_forbidden" and holder is not None:
         reason = holder.refused.get(str(key))
         message = "unknown key" if reason is None else f"not supported: {reason}"
@@ -130,6 +134,15 @@ def _to_issue(root: type[Model], value: Any, path: Path, details: list[dict[str,
     wording = describe_errors(details)
     hint = None if holder is None else _section_named(holder, str(key), found)
     return Issue(to_text(path), wording, _shorten(found) if present else None, hint)
+
+
+def _types_at(root: type[Model], value: Any, path: Path) -> list[str]:
+    """Those of the sections that may stand there, or in a list there."""
+    place = path[:-1] if isinstance(path[-1], int) else path
+    holder = _model_at(root, value, place[:-1])
+    field = None if holder is None else _field_of(holder, str(place[-1]))
+    options = [] if field is None else models_in(field.annotation)
+    return [kind for option in options for kind in get_args(option.model_fields["type"].annotation)]
 
 
 def _section_named(holder: type[Model], key: str, found: Any) -> str | None:

@@ -91,10 +91,17 @@ def test_rules_of_objects_in_mappings_are_judged_beside_other_mistakes() -> None
         ("adapter: {type: lora, pretrained_adapter_weights: a, alpha: x}", 'adapter.alpha: write a number (found "x")'),
         (
             "adapter: {type: qlora}",
-            "adapter: type must be one of 'lora', 'adalora', 'ia3', 'vera', 'loha', 'lokr', 'oft', 'boft' "
-            '(found {"type": "qlora"})',
+            "adapter.type: write one of 'lora', 'adalora', 'ia3', 'vera', 'loha', 'lokr', 'oft', 'boft' "
+            '(found "qlora")',
         ),
-        ("adapter: {r: 8}", 'adapter: a `type` must be written (found {"r": 8})'),
+        (
+            "trainer: {epochs: 8}",
+            "trainer.type: this key is required; write one of 'finetune', 'dpo', 'kto', 'orpo', 'none'",
+        ),
+        (
+            "output_features: [{name: a, type: number}]",
+            "output_features[0].type: write one of 'text', 'category' (found \"number\")",
+        ),
         ("generation: {max_tokens: 8}", "generation.max_tokens: unknown key (found 8); did you mean max_new_tokens?"),
         ("generation: {eos_token_id: [a]}", 'generation.eos_token_id[0]: write an integer (found "a")'),
         (

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from llm_api.config.adapter_base import PEFT_NAMES, Adapter, Alpha, TargetModules
 from llm_api.config.adapter_product import LohaAdapter, LokrAdapter, VeraAdapter
 from llm_api.config.adapter_rotation import BoftAdapter, OftAdapter
 from llm_api.config.scalars import Count, Fraction, Name, Names, Number, PositiveCount
-from llm_api.model import Model, Rule
+from llm_api.model import TYPE_ERROR, Model, Rule
 
 Ranks = Annotated[dict[Name, PositiveCount], Field(max_length=1024)]
 Alphas = Annotated[dict[Name, Alpha], Field(max_length=1024)]
@@ -262,7 +263,7 @@ REFUSED_TYPES = {
 def _refuse_type(value: Any) -> Any:
     kind = value.get("type") if isinstance(value, Mapping) else None
     if isinstance(kind, str) and kind in REFUSED_TYPES:
-        raise ValueError(f"type {kind} is not supported: {REFUSED_TYPES[kind]}")
+        raise PydanticCustomError(TYPE_ERROR, "{message}", {"message": f"not supported: {REFUSED_TYPES[kind]}"})
     return value
 
 
