@@ -165,6 +165,7 @@ def test_without_a_hold_out_the_prompt_is_stored_and_it_is_said_that_nothing_is_
     assert (Path(run.output_uri) / "examples.json").is_file()
 
 
+@pytest.mark.proves("preprocessing.split.column[fixed]")
 def test_the_split_column_is_no_part_of_what_is_asked(base: Path, tmp_path: Path) -> None:
     """Training leaves it out of ``{__sample__}``; so does what is measured, and what is asked later."""
     rows = "".join(f"a{number},b{number},c,{number % 2}\n" for number in range(8))

@@ -29,6 +29,7 @@ def add_model(hub: HubServer, *marks: str) -> Path:
     return path
 
 
+@pytest.mark.proves("base_model")
 def test_a_model_is_fetched_with_its_revision_and_without_pickles_or_other_layouts(
     hub: HubServer, tmp_path: Path
 ) -> None:
