@@ -185,15 +185,19 @@ def test_the_split_column_is_no_part_of_what_is_asked(base: Path, tmp_path: Path
     assert answered["answer_predictions"] == stored_predictions(run)[0]["answer_predictions"]
 
 
-def test_the_test_rows_are_asked_where_no_validation_row_is_left(base: Path, tmp_path: Path) -> None:
-    dropping = {"name": "answer", "type": "text", "preprocessing": {"missing_value_strategy": "drop_row"}}
-    run = build(tmp_path, base, {"output_features": [dropping]})
-    (tmp_path / "validation.csv").write_text("question,answer\nWho?,\n")
-    test_rows = runs.write_rows(tmp_path / "test.csv", 3)
+@pytest.mark.proves("trainer.type")
+@pytest.mark.parametrize(("answer", "split", "asked"), [("Me.", "test", 3), ("", "validation", 6)])
+def test_the_test_rows_are_asked_and_else_those_of_validation(
+    answer: str, split: str, asked: int, base: Path, tmp_path: Path
+) -> None:
+    """Rows without an answer are dropped, so that none may be left."""
+    run = build(tmp_path, base, {})
+    test_rows = tmp_path / "test.csv"
+    test_rows.write_text("question,answer\n" + f"Who?,{answer}\n" * 3)
     dataset = run.dataset.model_copy(update={"test": DataLocation(uri=str(test_rows))})
     measure(run.model_copy(update={"dataset": dataset}), tmp_path / "work")
-    assert runs.read_metrics(Path(run.output_uri))["eval"]["split"] == "test"
-    assert len(stored_predictions(run)) == 3
+    assert runs.read_metrics(Path(run.output_uri))["eval"]["split"] == split
+    assert len(stored_predictions(run)) == asked
 
 
 def test_data_without_the_answers_column_is_refused_by_name(base: Path, tmp_path: Path) -> None:
