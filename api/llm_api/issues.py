@@ -13,13 +13,15 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from llm_api.model import RULE_ERROR, Model, models_in
-from llm_api.wording import describe_errors
+from llm_api.model import RULE_ERROR, TYPE_ERROR, Model, models_in
+from llm_api.wording import UNKNOWN_TYPE, describe_errors
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 Path = tuple[str | int, ...]
 
 LONGEST_FOUND = 80
+_OF_A_KEY = "[key]"
+"""How pydantic says that it is the key of a mapping that is wrong, not what stands there."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,21 @@ def to_text(path: Path) -> str:
 def _issues_of_fields(model: type[Model], value: Any, error: ValidationError) -> Iterator[tuple[Path, Issue]]:
     by_path: dict[Path, list[dict[str, Any]]] = {}
     for detail in error.errors(include_url=False):
-        if detail["type"] != RULE_ERROR:
+        if detail["loc"][-1:] == (_OF_A_KEY,):
+            path = _clean_path(value, detail["loc"][:-2], names_absent=False)
+            yield path, Issue(to_text(path), _describe_key(detail["input"]), _shorten(detail["input"]))
+        elif detail["type"] != RULE_ERROR:
             path = _clean_path(value, detail["loc"], names_absent=detail["type"] == "missing")
             by_path.setdefault(path, []).append(dict(detail))
     for path, details in by_path.items():
         if not any(_is_other_branch(details, path, deeper) for deeper in by_path):
             yield path, _to_issue(model, value, path, details)
+
+
+def _describe_key(key: Any) -> str:
+    """Of a mapping's key that is no text: YAML reads numbers and some words as something else."""
+    words = "on, yes and true" if key is True else "off, no and false"
+    return "a key here is text; put it in quotes" + (f", as {words} are no text" if isinstance(key, bool) else "")
 
 
 def _is_other_branch(details: list[dict[str, Any]], path: Path, deeper: Path) -> bool:
@@ -112,6 +123,10 @@ def _to_issue(root: type[Model], value: Any, path: Path, details: list[dict[str,
     holder = _model_at(root, value, path[:-1])
     key = path[-1] if path else ""
     present, found = _find(value, path)
+    if details[0]["type"] in (TYPE_ERROR, *UNKNOWN_TYPE) and isinstance(found, Mapping):
+        has_type, kind = _find(found, ("type",))
+        options = "" if details[0]["type"] == TYPE_ERROR else f" {', '.join(map(repr, _types_at(root, value, path)))}"
+        return Issue(to_text((*path, "type")), describe_errors(details) + options, _shorten(kind) if has_type else None)
     if details[0]["type"] == "extra_forbidden" and holder is not None:
         reason = holder.refused.get(str(key))
         message = "unknown key" if reason is None else f"not supported: {reason}"
@@ -119,6 +134,15 @@ def _to_issue(root: type[Model], value: Any, path: Path, details: list[dict[str,
     wording = describe_errors(details)
     hint = None if holder is None else _section_named(holder, str(key), found)
     return Issue(to_text(path), wording, _shorten(found) if present else None, hint)
+
+
+def _types_at(root: type[Model], value: Any, path: Path) -> list[str]:
+    """Those of the sections that may stand there, or in a list there."""
+    place = path[:-1] if isinstance(path[-1], int) else path
+    holder = _model_at(root, value, place[:-1])
+    field = None if holder is None else _field_of(holder, str(place[-1]))
+    options = [] if field is None else models_in(field.annotation)
+    return [kind for option in options for kind in get_args(option.model_fields["type"].annotation)]
 
 
 def _section_named(holder: type[Model], key: str, found: Any) -> str | None:

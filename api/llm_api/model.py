@@ -15,6 +15,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 RULE_ERROR = "rule"
+TYPE_ERROR = "refused_type"
+"""Of a section whose type is known and not taken here; the message says what to write."""
 
 
 @dataclass(frozen=True)

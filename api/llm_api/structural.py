@@ -119,11 +119,18 @@ def _to_object(node: Schema) -> Schema:
     if "properties" not in node:
         # A pattern for keys can't be said in a structural schema; Python alone checks it.
         values = next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties", True))
-        inside = {UNTYPED: True} if isinstance(values, bool) else {"additionalProperties": _to_structural(values)}
-        return {"type": "object", **inside, **_to_bounds(node)}
+        return {"type": "object", **_to_values(values), **_to_bounds(node)}
     properties = {key: _to_structural(value) for key, value in node["properties"].items()}
     kept = {key: node[key] for key in ("required", RULES) if node.get(key)}
     return {"type": "object", "properties": properties, **kept, **_to_bounds(node)}
+
+
+def _to_values(values: bool | Schema) -> Schema:
+    """Of a mapping. Where they are of several types the mapping is left open: with untyped values, rules wouldn't see
+    that the key is there.
+    """
+    typed = {UNTYPED: True} if isinstance(values, bool) else _to_structural(values)
+    return {UNTYPED: True} if UNTYPED in typed and "type" not in typed else {"additionalProperties": typed}
 
 
 def _items(node: Schema) -> Schema:

@@ -20,8 +20,13 @@ _TYPES = {
     "model_attributes_type": "write a mapping of keys to values",
     "none_required": "write null",
     "missing": "this key is required",
+    "union_tag_invalid": "write one of",
+    "union_tag_not_found": "this key is required; write one of",
     "string_too_short": "must not be empty",
 }
+
+UNKNOWN_TYPE = ("union_tag_invalid", "union_tag_not_found")
+"""Of a section that is chosen by its type; what may be chosen is to come behind the words."""
 
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
@@ -50,10 +55,6 @@ def describe_error(detail: dict[str, Any]) -> str:
         case "literal_error" | "enum":
             several = " or " in context["expected"]
             return f"write {'one of ' if several else ''}{context['expected']}"
-        case "union_tag_invalid":
-            return f"type must be one of {context['expected_tags']}"
-        case "union_tag_not_found":
-            return "a `type` must be written"
         case "too_short":
             return f"needs at least {context['min_length']} item{'s' if context['min_length'] > 1 else ''}"
         case "too_long":

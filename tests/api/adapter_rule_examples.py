@@ -28,6 +28,14 @@ ADAPTER_RULES = {
         keeps=(lora("r: 8"), "adapter: {type: lora, pretrained_adapter_weights: acme/adapter}", "adapter: null"),
         breaks=("adapter: {type: lora}", "trainer: {type: none}\nadapter: {type: ia3}"),
     ),
+    "target-regex-compiles": Examples(
+        keeps=(
+            lora("target_modules: '.decoder.(SelfAttention|EncDecAttention).*(q|v)$'"),
+            lora("target_modules: all-linear"),
+            ia3("target_modules: ['(']"),
+        ),
+        breaks=(lora("target_modules: '(q|v'"), oft("target_modules: '['")),
+    ),
     "quantized-finetune-needs-lora": Examples(
         keeps=(
             lora("r: 8") + "\nquantization: {bits: 4}",
@@ -97,6 +105,21 @@ ADAPTER_RULES = {
     "adalora-steps": Examples(
         keeps=(adalora("total_step: 10, tinit: 4, tfinal: 5"), adalora("tinit: 4"), adalora("total_step: null")),
         breaks=(adalora("total_step: 10, tinit: 5, tfinal: 5"), adalora("total_step: 10, tfinal: 20")),
+    ),
+    "adalora-given-ranks": Examples(
+        keeps=(
+            adalora("init_r: 4, target_r: 2, rank_pattern: {q_proj: 4, v_proj: [true, false, true, false]}"),
+            adalora("rank_pattern: {}"),
+            adalora("rank_pattern: null"),
+        ),
+        breaks=(
+            adalora("rank_pattern: {q_proj: 4, v_proj: 13}"),
+            adalora("init_r: 8, rank_pattern: {q_proj: [true, false]}"),
+        ),
+    ),
+    "adalora-stored-ranks": Examples(
+        keeps=(adalora("rank_pattern: {q_proj: 4}"), adalora("pretrained_adapter_weights: acme/adapter")),
+        breaks=(adalora("rank_pattern: {q_proj: 4}, pretrained_adapter_weights: acme/adapter"),),
     ),
     "adalora-no-dora": Examples(
         keeps=(adalora("use_dora: false"), lora("use_dora: true")),

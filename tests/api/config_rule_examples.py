@@ -67,6 +67,10 @@ CONFIG_RULES = {
             "trainer: {type: none, validation_metric: reward_margin}",
         ),
     ),
+    "freeze-regex-compiles": Examples(
+        keeps=(trainer("layers_to_freeze_regex: 'layers[.][0-3][.]'"), trainer("layers_to_freeze_regex: null")),
+        breaks=(trainer("layers_to_freeze_regex: 'layers[.'"),),
+    ),
     "no-remote-code": Examples(
         keeps=("trust_remote_code: false",),
         breaks=("trust_remote_code: true",),

@@ -91,10 +91,17 @@ def test_rules_of_objects_in_mappings_are_judged_beside_other_mistakes() -> None
         ("adapter: {type: lora, pretrained_adapter_weights: a, alpha: x}", 'adapter.alpha: write a number (found "x")'),
         (
             "adapter: {type: qlora}",
-            "adapter: type must be one of 'lora', 'adalora', 'ia3', 'vera', 'loha', 'lokr', 'oft', 'boft' "
-            '(found {"type": "qlora"})',
+            "adapter.type: write one of 'lora', 'adalora', 'ia3', 'vera', 'loha', 'lokr', 'oft', 'boft' "
+            '(found "qlora")',
         ),
-        ("adapter: {r: 8}", 'adapter: a `type` must be written (found {"r": 8})'),
+        (
+            "trainer: {epochs: 8}",
+            "trainer.type: this key is required; write one of 'finetune', 'dpo', 'kto', 'orpo', 'none'",
+        ),
+        (
+            "output_features: [{name: a, type: number}]",
+            "output_features[0].type: write one of 'text', 'category' (found \"number\")",
+        ),
         ("generation: {max_tokens: 8}", "generation.max_tokens: unknown key (found 8); did you mean max_new_tokens?"),
         ("generation: {eos_token_id: [a]}", 'generation.eos_token_id[0]: write an integer (found "a")'),
         (
@@ -196,3 +203,23 @@ def test_keys_of_a_mapping_that_are_the_users_own_are_part_of_the_path() -> None
     )
     issue = one_issue(sections)
     assert (issue.path, issue.hint) == ("output_features[0].decoder.match.a.tpye", "did you mean type?")
+
+
+@pytest.mark.parametrize(
+    ("label", "found", "told"),
+    [
+        ("1", "1", "a key here is text; put it in quotes"),
+        ("no", "false", "a key here is text; put it in quotes, as off, no and false are no text"),
+        ("on", "true", "a key here is text; put it in quotes, as on, yes and true are no text"),
+    ],
+)
+def test_a_label_that_yaml_does_not_read_as_text_is_told_to_be_quoted(label: str, found: str, told: str) -> None:
+    sections = (
+        "output_features: [{name: l, type: category, preprocessing: {fallback_label: a}, decoder: "
+        f"{{match: {{a: {{type: contains, value: x}}, {label}: {{type: contains, value: 1}}}}}}}}]"
+    )
+    issues = issues_of(build_config(sections))
+    assert [(issue.path, issue.message, issue.found) for issue in issues if issue.path.endswith("match")] == [
+        ("output_features[0].decoder.match", told, found)
+    ]
+    assert len(issues) == 2

@@ -46,6 +46,8 @@ class Drawing(Model):
     weights: Annotated[dict[str, float], Field(max_length=3)] = {}
     """By name,
     as numbers."""
+    marks: Annotated[dict[str, int | list[bool]], Field(max_length=3)] = {}
+    """By name, as numbers or lists."""
 
 
 SCHEMA = build_schema(Drawing)
@@ -103,6 +105,15 @@ PROPERTIES: dict[str, Any] = SCHEMA["properties"]
                 "description": "By name, as numbers.",
                 "type": "object",
                 "additionalProperties": {"type": "number"},
+                "maxProperties": 3,
+            },
+        ),
+        (
+            "marks",
+            {
+                "description": "By name, as numbers or lists.",
+                "type": "object",
+                "x-kubernetes-preserve-unknown-fields": True,
                 "maxProperties": 3,
             },
         ),

@@ -4,15 +4,18 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from llm_api.config.adapter_base import PEFT_NAMES, Adapter, Alpha, TargetModules
 from llm_api.config.adapter_product import LohaAdapter, LokrAdapter, VeraAdapter
 from llm_api.config.adapter_rotation import BoftAdapter, OftAdapter
 from llm_api.config.scalars import Count, Fraction, Name, Names, Number, PositiveCount
-from llm_api.model import Model, Rule
+from llm_api.model import TYPE_ERROR, Model, Rule
 
 Ranks = Annotated[dict[Name, PositiveCount], Field(max_length=1024)]
 Alphas = Annotated[dict[Name, Alpha], Field(max_length=1024)]
+GivenRanks = Annotated[dict[Name, PositiveCount | list[bool]], Field(max_length=1024)]
+"""Ranks as numbers, or as AdaLoRA stores them: which of those that a layer started with are left."""
 LoraStart = Literal[
     "default", "gaussian", "orthogonal", "pissa", "pissa_niter_4", "pissa_niter_8", "pissa_niter_16", "pissa_niter_32",
     "olora", "loftq", "eva",
@@ -176,6 +179,23 @@ class AdaLoraAdapter(_LowRankAdapter):
             path="use_dora",
             needs=("use_dora",),
         ),
+        Rule(
+            name="adalora-given-ranks",
+            message="ranks are what is left of init_r; write numbers up to that, or lists of so many true and false",
+            holds=lambda adapter: all(
+                _is_left_of(adapter.init_r, rank) for rank in (adapter.rank_pattern or {}).values()
+            ),
+            path="rank_pattern",
+            needs=("rank_pattern", "init_r"),
+        ),
+        Rule(
+            name="adalora-stored-ranks",
+            message="a stored adapter has ranks of its own; leave out rank_pattern, or pretrained_adapter_weights",
+            holds=lambda adapter: adapter.rank_pattern is None or adapter.pretrained_adapter_weights is None,
+            cel="!has(self.rank_pattern) || !has(self.pretrained_adapter_weights)",
+            path="rank_pattern",
+            needs=("rank_pattern", "pretrained_adapter_weights"),
+        ),
     )
 
     type: Literal["adalora"]
@@ -198,8 +218,8 @@ class AdaLoraAdapter(_LowRankAdapter):
     """Weight of the penalty that keeps the update's factors orthogonal."""
     total_step: PositiveCount | None = None
     """Optimizer steps that ranks are planned for; null is the run's own number."""
-    rank_pattern: Annotated[dict[Name, Any], Field(max_length=1024)] | None = None
-    """Layer name -> the ranks it was given in an earlier run."""
+    rank_pattern: GivenRanks | None = None
+    """Layer name -> the rank that an earlier run has given it. These layers start with it, and no rank is moved."""
 
 
 class Ia3Adapter(Adapter):
@@ -243,7 +263,7 @@ REFUSED_TYPES = {
 def _refuse_type(value: Any) -> Any:
     kind = value.get("type") if isinstance(value, Mapping) else None
     if isinstance(kind, str) and kind in REFUSED_TYPES:
-        raise ValueError(f"type {kind} is not supported: {REFUSED_TYPES[kind]}")
+        raise PydanticCustomError(TYPE_ERROR, "{message}", {"message": f"not supported: {REFUSED_TYPES[kind]}"})
     return value
 
 
@@ -252,6 +272,10 @@ AnyAdapter = Annotated[
     Field(discriminator="type"),
     BeforeValidator(_refuse_type),
 ]
+
+
+def _is_left_of(init_r: int, rank: int | list[bool]) -> bool:
+    return rank <= init_r if isinstance(rank, int) else len(rank) == init_r
 
 
 def _is_subset(part: Any, whole: Any) -> bool:

@@ -4,8 +4,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from llm_api.config.scalars import MAX_STEPS, Name, Names, Number
-from llm_api.model import Model
+from llm_api.config.scalars import MAX_STEPS, Name, Names, Number, compiles
+from llm_api.model import Model, Rule
 
 PEFT_NAMES = {
     "lora_alpha": "alpha",
@@ -35,6 +35,16 @@ class Postprocessor(Model):
 
 class Adapter(Model):
     """What all adapters share."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            name="target-regex-compiles",
+            message="a text is a regular expression, and this one does not compile; mend it, or write a list of names",
+            holds=lambda adapter: not isinstance(adapter.target_modules, str) or compiles(adapter.target_modules),
+            path="target_modules",
+            needs=("target_modules",),
+        ),
+    )
 
     pretrained_adapter_weights: Name | None = None
     """An adapter to go on from: a folder, an s3:// folder or a hub's id."""

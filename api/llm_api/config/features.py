@@ -1,12 +1,11 @@
 """Input and output features: which columns go in and come out, how missing values and lengths are dealt with."""
 
 import json
-import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from llm_api.config.scalars import MAX_LIST_LENGTH, Name, PositiveCount, Text
+from llm_api.config.scalars import MAX_LIST_LENGTH, Name, PositiveCount, Text, compiles
 from llm_api.model import Model, Rule
 
 Tokenizer = Literal["hf_tokenizer"]
@@ -100,7 +99,7 @@ class Match(Model):
         Rule(
             name="match-regex-compiles",
             message="the value is not a regular expression that compiles; mend it, or write `type: contains`",
-            holds=lambda match: match.type != "regex" or _compiles(match.value),
+            holds=lambda match: match.type != "regex" or compiles(match.value.removeprefix(CASE_SENSITIVE)),
             path="value",
             needs=("type", "value"),
         ),
@@ -235,14 +234,6 @@ class CategoryOutputFeature(Feature):
 
 
 OutputFeature = Annotated[TextOutputFeature | CategoryOutputFeature, Field(discriminator="type")]
-
-
-def _compiles(pattern: str) -> bool:
-    try:
-        re.compile(pattern.removeprefix(CASE_SENSITIVE))
-    except re.error:
-        return False
-    return True
 
 
 def _is_json_object(text: str) -> bool:

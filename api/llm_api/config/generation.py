@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from llm_api.config.scalars import MAX_LIST_LENGTH, Fraction, NonNegative, Number, TokenId
+from llm_api.config.scalars import MAX_LIST_LENGTH, Fraction, NonNegative, Number, TokenId, read_exponent
 from llm_api.model import Model, Rule
 
 TokenIds = Annotated[list[TokenId], Field(max_length=1024)]
@@ -22,7 +22,7 @@ def _read_decay_penalty(value: Any) -> Any:
     """(start, factor), both as numbers of the kind that they are."""
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise ValueError("write a list of two numbers: the token that it starts at, and the factor")
-    start, factor = value
+    start, factor = value[0], read_exponent(value[1])
     if isinstance(start, bool) or not isinstance(start, int) or start < 0:
         raise ValueError("the first number is the token that it starts at: an integer of 0 or more")
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or factor <= 0:
@@ -52,6 +52,7 @@ def _read_ids(ids: Any) -> list[int]:
 
 
 def _read_bias(bias: Any) -> float:
+    bias = read_exponent(bias)
     if isinstance(bias, bool) or not isinstance(bias, (int, float)):
         raise ValueError("a bias is a number")
     return float(bias)

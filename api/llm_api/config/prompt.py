@@ -126,8 +126,9 @@ class Prompt(Model):
     )
 
     template: Annotated[Text, AfterValidator(_check_template)] | None = None
-    """The prompt, with columns in braces as in {question}; {__sample__}, {__task__} and {__context__} stand for the
-    whole row, the task and the retrieved examples. Null: the input column as it is, or a template for the task."""
+    """The prompt, with columns in braces as in {question}, or in a format as in {price:.2f} and {day:%d.%m.%Y};
+    {__sample__}, {__task__} and {__context__} stand for the input's column, else the whole row, the task and the
+    retrieved examples. Null: the input column as it is, or a template for the task."""
     task: Annotated[Text, Field(min_length=1)] | None = None
     """What the model is to do, in words; enough by itself, the template around it is then ours."""
     retrieval: Retrieval = Retrieval()

@@ -14,12 +14,12 @@ MAX_LIST_LENGTH = 256
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
-def _read_exponent(value: Any) -> Any:
+def read_exponent(value: Any) -> Any:
     """YAML 1.1 takes ``1e-4`` for text: its floats need a point and a signed exponent."""
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
-Number = Annotated[float, BeforeValidator(_read_exponent), Field(allow_inf_nan=False)]
+Number = Annotated[float, BeforeValidator(read_exponent), Field(allow_inf_nan=False)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Positive = Annotated[Number, Field(gt=0)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
@@ -30,3 +30,12 @@ Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_LENGTH)]
 Text = Annotated[str, Field(max_length=MAX_TEXT_LENGTH)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
 Names = Annotated[list[Name], Field(min_length=1, max_length=MAX_LIST_LENGTH)]
+
+
+def compiles(pattern: str) -> bool:
+    """Whether a text is a regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True

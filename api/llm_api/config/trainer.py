@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from llm_api.config.preference import ONLY_ONE, ONLY_PAIRS, DpoTrainer, KtoTrainer, OrpoTrainer
 from llm_api.config.tuning import REFUSED, BaseTrainer, TuningTrainer
+from llm_api.model import TYPE_ERROR
 
 
 class FinetuneTrainer(TuningTrainer):
@@ -36,9 +38,10 @@ class NoneTrainer(BaseTrainer):
 
 def _refuse_rollouts(value: Any) -> Any:
     if isinstance(value, Mapping) and value.get("type") == "grpo":
-        raise ValueError(
+        raise PydanticCustomError(
+            TYPE_ERROR,
             "grpo learns from answers that the model samples as it trains, and from a reward that scores them, which "
-            "no data can hold; write one of finetune, dpo, kto, orpo"
+            "no data can hold; write one of finetune, dpo, kto, orpo",
         )
     return value
 

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from llm_api.config.optimizer import AdamW, Optimizer
-from llm_api.config.scalars import Auto, Count, Fraction, Name, NonNegative, Number, PositiveCount
+from llm_api.config.scalars import Auto, Count, Fraction, Name, NonNegative, Number, PositiveCount, compiles
 from llm_api.config.schedule import (
     REWARDS,
     EvaluatedSplit,
@@ -150,6 +150,13 @@ class TuningTrainer(BaseTrainer):
             " || !has(self.increase_batch_size_on_plateau_rate) || self.increase_batch_size_on_plateau_rate > 1.0",
             path="increase_batch_size_on_plateau_rate",
             needs=("increase_batch_size_on_plateau", "increase_batch_size_on_plateau_rate"),
+        ),
+        Rule(
+            name="freeze-regex-compiles",
+            message="this is not a regular expression that compiles; mend it, such as layers[.][0-3][.]",
+            holds=lambda trainer: trainer.layers_to_freeze_regex is None or compiles(trainer.layers_to_freeze_regex),
+            path="layers_to_freeze_regex",
+            needs=("layers_to_freeze_regex",),
         ),
     )
 

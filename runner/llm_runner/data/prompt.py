@@ -3,8 +3,10 @@
 Knows no files, splits or tokens. A cell without a value is empty text here; ``missing_value_strategy`` comes before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date, datetime, time
 from textwrap import shorten
 from typing import Any
 
@@ -111,12 +113,12 @@ def render_sample(row: Row, columns: Sequence[str]) -> str:
 
 
 def format_value(value: Any, field: Field) -> str:
-    """The value by the field's format spec; text that reads as a number takes the spec of one, as CSV knows only
-    text.
+    """The value by the field's format spec; text that reads as a number, or as a date or time by ISO 8601, takes the
+    spec of one, as CSV knows only text.
     """
     if not field.spec or is_missing(value):
         return to_text(value)
-    for candidate in _candidates(value):
+    for candidate in _candidates(value, field.spec):
         try:
             return format(candidate, field.spec)
         except (ValueError, TypeError):
@@ -124,11 +126,13 @@ def format_value(value: Any, field: Field) -> str:
     raise DataInvalid(f"prompt.template: {{{field.name}:{field.spec}}} can't format {value!r} of column {field.name!r}")
 
 
-def _candidates(value: Any) -> list[Any]:
-    candidates: list[Any] = [to_text(value) if isinstance(value, bool | list | dict | bytes) else value]
-    for number in (int, float):
-        try:
-            candidates.append(number(value))
-        except (ValueError, TypeError):
-            continue
-    return candidates
+def _candidates(value: Any, spec: str) -> Iterator[Any]:
+    """What the value may be read as. Dates come last: their own format would take any spec, and fill none of it in."""
+    yield to_text(value) if isinstance(value, bool | list | dict | bytes | date | time) else value
+    for read in (int, float):
+        with suppress(ValueError, TypeError):
+            yield read(value)
+    for parse in (datetime.fromisoformat, time.fromisoformat):
+        if "%" in spec:
+            with suppress(ValueError):
+                yield parse(to_text(value).strip())

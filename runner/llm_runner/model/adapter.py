@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from llm_api.config import LoraAdapter
+from llm_api.config import AdaLoraAdapter, LoraAdapter
 from llm_api.config.adapter import STARTS_UNQUANTIZED
 from llm_api.config.adapter import AnyAdapter as Adapter
 from peft import PeftModel, get_peft_model
@@ -15,6 +15,7 @@ from llm_runner.errors import ConfigInvalid, TargetModulesNotFound
 from llm_runner.model.loftq import start_by_loftq
 from llm_runner.model.peft_config import to_peft_config
 from llm_runner.model.pretrained import load_pretrained_adapter
+from llm_runner.model.ranks import give_ranks
 from llm_runner.model.silence import peft_silenced
 from llm_runner.model.start import keep_start
 from llm_runner.model.targets import describe_linear_modules
@@ -53,6 +54,8 @@ def add_adapter(
         if "arget module" not in str(error):
             raise
         raise TargetModulesNotFound(f"adapter.target_modules: {error}. {describe_linear_modules(model)}") from error
+    if isinstance(adapter, AdaLoraAdapter) and adapter.rank_pattern is not None:
+        give_ranks(added, adapter.rank_pattern)
     if isinstance(adapter, LoraAdapter) and adapter.starts_in_base:
         keep_start(added)
     if isinstance(adapter, LoraAdapter) and adapter.init_lora_weights == "loftq":

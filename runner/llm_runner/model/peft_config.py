@@ -1,5 +1,6 @@
 """What the config's keys of an adapter are called in PEFT; known nowhere else. Adds nothing to a model."""
 
+import math
 from typing import Any
 
 from llm_api.config import (
@@ -106,9 +107,14 @@ def _to_adalora_config(adapter: AdaLoraAdapter, total_steps: int, shared: dict[s
         beta2=adapter.beta2,
         orth_reg_weight=adapter.orth_reg_weight,
         total_step=planned,
-        rank_pattern=adapter.rank_pattern,
-        **shared,
+        **(shared | {"lora_alpha": _adalora_alpha(adapter)}),
     )
+
+
+def _adalora_alpha(adapter: AdaLoraAdapter) -> int | float:
+    """PEFT 0.21 divides AdaLoRA's updates by the rank that they start with, whatever ``use_rslora`` says."""
+    alpha = adapter.effective_alpha
+    return alpha * math.sqrt(adapter.init_r) if adapter.use_rslora else alpha
 
 
 def _to_ia3_config(adapter: Ia3Adapter, model: PreTrainedModel) -> IA3Config:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 
 from llm_runner.errors import ConfigInvalid, ModelNotFound
 from llm_runner.model.silence import peft_silenced
-from llm_runner.model.targets import is_transposed
+from llm_runner.model.targets import Targets, is_transposed, matched_modules
 
 KEPT_FROM_RUN = (
     "lora_dropout", "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step",
@@ -24,8 +25,12 @@ KEPT_FROM_RUN = (
 SHAPE = (
     ("r", "r"), ("alpha", "lora_alpha"), ("alpha", "alpha"), ("init_r", "init_r"), ("oft_block_size", "oft_block_size"),
     ("boft_block_size", "boft_block_size"), ("projection_prng_key", "projection_prng_key"),
+    ("use_rslora", "use_rslora"), ("use_dora", "use_dora"), ("bias_type", "bias"),
+    ("rank_pattern", "rank_pattern"), ("alpha_pattern", "alpha_pattern"),
 )  # fmt: skip
 """Keys of the config, with PEFT's names, that may only say what the stored adapter is."""
+LAYERS = ("target_modules", "feedforward_modules", "modules_to_save")
+"""Those that say it of layers, which may be named in several ways."""
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") -> PeftModel:
@@ -65,10 +70,11 @@ def load_pretrained_adapter(
 
     Raises:
         ModelNotFound: there is no adapter in the folder, or it is damaged.
-        ConfigInvalid: it is of another type or rank than the config says.
+        ConfigInvalid: it is another one than the config says.
     """
     stored = _read_config(model, path)
     _check_same_shape(stored, wanted, adapter)
+    _check_same_layers(model, stored, wanted, adapter)
     _check_given_ranks(stored, adapter)
     for key in KEPT_FROM_RUN:
         if hasattr(wanted, key):
@@ -155,10 +161,37 @@ def _check_same_shape(stored: PeftConfig, wanted: PeftConfig, adapter: AnyAdapte
             f"{PeftType(stored.peft_type).value.lower()}; write that, or start afresh"
         )
     for key, name in SHAPE:
-        if key not in adapter.model_fields_set or not hasattr(wanted, name):
+        if not _is_written(adapter, key) or not hasattr(wanted, name):
             continue
-        if getattr(stored, name) != getattr(wanted, name):
+        own, there = getattr(wanted, name), getattr(stored, name)
+        if own != there:
             raise ConfigInvalid(
-                f"adapter.{key}: {getattr(wanted, name)}, but the adapter in pretrained_adapter_weights has "
-                f"{getattr(stored, name)}; leave the key out, or write that"
+                f"adapter.{key}: {_show(own)}, but the adapter in pretrained_adapter_weights has {_show(there)}; leave "
+                "the key out, or write that"
             )
+
+
+def _check_same_layers(model: PreTrainedModel, stored: PeftConfig, wanted: PeftConfig, adapter: AnyAdapter) -> None:
+    for key in LAYERS:
+        if not _is_written(adapter, key):
+            continue
+        own, there = (_layers_of(model, getattr(config, key)) for config in (wanted, stored))
+        if own != there:
+            raise ConfigInvalid(
+                f"adapter.{key}: {len(own - there)} layers more and {len(there - own)} fewer than the adapter in "
+                f"pretrained_adapter_weights has ({_show(getattr(stored, key))}); leave the key out, or start afresh"
+            )
+
+
+def _layers_of(model: PreTrainedModel, names: Any) -> set[str]:
+    targets: Targets = names if isinstance(names, str) else sorted(names or ())
+    return set(matched_modules(model, targets))
+
+
+def _is_written(adapter: AnyAdapter, key: str) -> bool:
+    """A null says nothing: it is the same as leaving the key out."""
+    return key in adapter.model_fields_set and getattr(adapter, key) is not None
+
+
+def _show(value: Any) -> str:
+    return shorten(str(sorted(value) if isinstance(value, set) else value), 80, placeholder="...")

@@ -42,8 +42,8 @@ PHASE = "Evaluating"
 PREDICTIONS_NAME = "predictions.jsonl"
 OF_THE_BATCH = {"run", "digest", "size_bytes", "metrics", "first_error"}
 """What the report of a batch says of its file."""
-SPLITS = {VALIDATION: "validation", TEST: "test"}
-"""What a run is judged on, best first."""
+SPLITS = {TEST: "test", VALIDATION: "validation"}
+"""What a run is judged on, best first: nothing is chosen by validation rows, as nothing is trained."""
 
 
 @dataclass(frozen=True)

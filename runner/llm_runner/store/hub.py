@@ -35,7 +35,7 @@ GIVE_TOKEN = "give a token by HF_TOKEN in the environment or credentials.hugging
 
 
 def read_token(path: str | None) -> str | None:
-    """None leaves it to the hub's library, which knows HF_TOKEN and its own login."""
+    """None leaves it to the hub's library, which knows HF_TOKEN, HUGGING_FACE_HUB_TOKEN and its own login."""
     if path is None:
         return None
     try:

@@ -30,10 +30,3 @@ def _refuse(run: TrainRun, trainer: TuningTrainer) -> Iterator[str]:
         )
     if adapter is not None and trainer.layers_to_freeze_regex is not None:
         yield "trainer.layers_to_freeze_regex: an adapter freezes the whole base model already; leave one of them out"
-    if isinstance(adapter, AdaLoraAdapter) and adapter.rank_pattern is not None:
-        yield (
-            "adapter.rank_pattern: AdaLoRA gives out ranks as it trains, and no others; leave it out, or write "
-            "pretrained_adapter_weights to go on with the ranks of an earlier run"
-        )
-    if isinstance(adapter, AdaLoraAdapter) and adapter.use_rslora:
-        yield "adapter.use_rslora: AdaLoRA has a scale of its own; leave it out, or write `type: lora`"

@@ -103,11 +103,11 @@ ACCEPTED = [
 ]
 
 REFUSED = [
-    Refused("{}", "adapter", "an adapter has a type"),
-    Refused("{r: 8}", "adapter", "an adapter has a type"),
-    Refused("{type: null}", "adapter", "an adapter has a type"),
+    Refused("{}", "adapter.type", "an adapter has a type"),
+    Refused("{r: 8}", "adapter.type", "an adapter has a type"),
+    Refused("{type: null}", "adapter.type", "an adapter has a type"),
     *(
-        Refused(f"{{type: {kind}}}", "adapter", "no type of adapter that there is")
+        Refused(f"{{type: {kind}}}", "adapter.type", "no type of adapter that there is")
         for kind in (
             "LoRA", "qlora", "prompt_tuning", "prefix_tuning", "p_tuning", "adaption_prompt", "fourierft", "hra",
             "ln_tuning", "vblora", "c3a", "waveft", "tinylora", "5",
@@ -299,6 +299,6 @@ def test_an_adapter_by_its_name_alone_is_the_section_with_its_defaults(kind: str
 def test_a_type_that_is_known_but_not_there_is_refused_by_its_name_with_what_to_write(kind: str, instead: str) -> None:
     with pytest.raises(InvalidConfig) as refused:
         load_config(build_config(FRAME.replace("SECTION", of_type(kind, "r: 4"))))
-    assert [issue.path for issue in refused.value.issues] == ["adapter"]
-    assert f"type {kind} is not supported: " in str(refused.value)
+    assert [(issue.path, issue.found) for issue in refused.value.issues] == [("adapter.type", f'"{kind}"')]
+    assert "adapter.type: not supported: " in str(refused.value)
     assert instead in str(refused.value)

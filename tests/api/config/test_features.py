@@ -90,10 +90,10 @@ ACCEPTED_OUTPUTS = [
 
 REFUSED_OUTPUTS = [
     *(
-        Refused(f"{{name: response, type: {kind}}}", "output_features[0]", "text or category")
+        Refused(f"{{name: response, type: {kind}}}", "output_features[0].type", "text or category")
         for kind in ("number", "set", "binary", "vector", "TEXT", "null")
     ),
-    Refused("{name: response}", "output_features[0]", "a feature has a type"),
+    Refused("{name: response}", "output_features[0].type", "a feature has a type"),
     Refused("{type: text}", "output_features[0].name", "the name is the column's"),
     Refused("{name: response, type: text, decoder: {type: generator}}", "output_features[0].decoder.type", "ECD's"),
     Refused("{name: response, type: text, loss: {}}", "output_features[0].loss", "means nothing for an LLM"),

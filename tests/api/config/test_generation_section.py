@@ -34,8 +34,8 @@ VALUES_ACCEPTED = [
     (("num_beam_groups",), ("1",), "no groups"),
     (("bad_words_ids",), ("[[5], [6, 7]]", "[]"), "sequences of token ids"),
     (("forced_decoder_ids",), ("[[0, 5], [1, 6]]",), "positions with token ids"),
-    (("exponential_decay_length_penalty",), ("[5, 1.2]", "[0, 2]"), "a start and a factor"),
-    (("sequence_bias",), ("[[[5, 6], -2.0]]", "[[[5], 1]]", "{'5,6': -2.0}", "{5: 1.0}", "{}"), "biases"),
+    (("exponential_decay_length_penalty",), ("[5, 1.2]", "[0, 2]", "[5, 1e1]"), "a start and a factor"),
+    (("sequence_bias",), ("[[[5, 6], -2.0]]", "[[[5], 1]]", "{'5,6': -2.0}", "{5: 1.0}", "{5: -1e2}", "{}"), "biases"),
 ]
 
 ACCEPTED = [

@@ -55,10 +55,10 @@ ACCEPTED = [
 ]
 
 REFUSED = [
-    Refused("{}", "", "an optimizer has a type"),
-    Refused("{weight_decay: 0.1}", "", "an optimizer has a type"),
+    Refused("{}", ".type", "an optimizer has a type"),
+    Refused("{weight_decay: 0.1}", ".type", "an optimizer has a type"),
     *(
-        Refused(f"{{type: {kind}}}", "", "not a type")
+        Refused(f"{{type: {kind}}}", ".type", "not a type")
         for kind in ("AdamW", "adam_w", "adamw_torch", "soap", "null", "5")
     ),
     Refused("{type: adamw, lr: 0.1}", ".lr", "lr belongs to the trainer"),

@@ -53,8 +53,8 @@ REFUSED = [
         Refused(f"split: {split}", f"preprocessing.split{path}", reason)
         for split, path, reason in [
             ("random", "", "a section"),
-            ("{}", "", "a split has a type"),
-            ("{type: kfold}", "", "not one of the types"),
+            ("{}", ".type", "a split has a type"),
+            ("{type: kfold}", ".type", "not one of the types"),
             ("{type: random, probabilities: [0.5, 0.5]}", ".probabilities", "three shares"),
             ("{type: random, probabilities: [0.5, 0.3, 0.1, 0.1]}", ".probabilities", "three shares"),
             ("{type: random, probabilities: []}", ".probabilities", "three shares"),

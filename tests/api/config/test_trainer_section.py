@@ -24,11 +24,11 @@ TYPES_ACCEPTED = [
 
 TYPES_REFUSED = [
     *(
-        Refused(f"{{type: {kind}}}", "trainer", "types are finetune, dpo, kto, orpo and none")
+        Refused(f"{{type: {kind}}}", "trainer.type", "types are finetune, dpo, kto, orpo and none")
         for kind in ("fine_tune", "Finetune", "sft", "grpo", "trainer", "null", "5", "true")
     ),
-    Refused("{}", "trainer", "a trainer has a type"),
-    Refused("{epochs: 3}", "trainer", "a trainer has a type"),
+    Refused("{}", "trainer.type", "a trainer has a type"),
+    Refused("{epochs: 3}", "trainer.type", "a trainer has a type"),
     Refused("[finetune]", "trainer", "a section"),
     Refused("{type: none, optimizer: {type: adamw}}", "trainer.optimizer", "nothing is trained"),
     Refused(

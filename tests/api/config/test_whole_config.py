@@ -80,7 +80,7 @@ REFUSED = [
     Refused("backend: {type: ray}", "backend.type", "quantization is only supported with backend: local"),
     Refused("backend: {type: local, cache_dir: a}", "backend.cache_dir", "it would be lost"),
     Refused("adapter: {type: lora}", "adapter", "an adapter is trained, or loaded from weights"),
-    Refused(f"{FINETUNE}\nadapter: qlora", "adapter", "types are lora, adalora, ia3"),
+    Refused(f"{FINETUNE}\nadapter: qlora", "adapter.type", "types are lora, adalora, ia3"),
     Refused(f"{FINETUNE}\nadapter: [lora]", "adapter", "a section"),
     Refused(f"{FINETUNE}\nquantization: {{bits: 4}}", "adapter", "quantized fine-tuning requires adapter lora"),
     Refused(

@@ -314,7 +314,7 @@ def test_a_fixed_split_without_training_rows_is_named(case: Case) -> None:
     assert "into test: 20" in message
 
 
-@pytest.mark.proves("prompt.retrieval.k")
+@pytest.mark.proves("prompt.retrieval.type", "prompt.retrieval.k")
 def test_random_examples_come_from_other_training_rows_only(case: Case) -> None:
     files = DataFiles(case.write(ROWS[:10]), case.write(ROWS[10:], "validation"))
     prompt = {"template": "{__context__}\n\n{question}", "retrieval": {"type": "random", "k": 2}}

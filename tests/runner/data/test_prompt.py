@@ -1,6 +1,7 @@
 """Prompts: a row becomes the text that the config describes, and nothing else of the row is reachable."""
 
 from collections.abc import Sequence
+from datetime import date, datetime
 from typing import Any
 
 import pytest
@@ -109,6 +110,14 @@ def test_solved_examples_look_like_the_question() -> None:
         ("{x}", None, ""),
         ("{x}", ["a", "ü"], '["a", "ü"]'),
         ("{x}", {"k": 1}, '{"k": 1}'),
+        ("{x}", date(2024, 5, 31), "2024-05-31"),
+        ("{x:%d.%m.%Y}", date(2024, 5, 31), "31.05.2024"),
+        ("{x:%d.%m.%Y}", "2024-05-31", "31.05.2024"),
+        ("{x:%d.%m. %H:%M}", datetime(2024, 5, 31, 7, 30), "31.05. 07:30"),
+        ("{x:%d.%m. %H:%M}", "2024-05-31T07:30:00", "31.05. 07:30"),
+        ("{x:%H:%M}", "07:30:00", "07:30"),
+        ("{x:>12}|", date(2024, 5, 31), "  2024-05-31|"),
+        ("{x:.0%}", "0.25", "25%"),
     ],
 )
 def test_values_of_every_kind_become_text(template: str, value: Any, expected: str) -> None:
@@ -120,6 +129,8 @@ def test_a_value_that_does_not_fit_its_format_is_shown() -> None:
     prompt = prompt_of({"template": "{x:.2f}"}, columns=["x", "answer"])
     with pytest.raises(DataInvalid, match=r"\{x:\.2f\} can't format 'many' of column 'x'"):
         prompt.render_prompt({"x": "many"})
+    with pytest.raises(DataInvalid, match=r"\{x:%d\.%m\.\} can't format 'in May' of column 'x'"):
+        prompt_of({"template": "{x:%d.%m.}"}, columns=["x", "answer"]).render_prompt({"x": "in May"})
 
 
 def test_a_row_that_lacks_columns_is_told_which_it_has() -> None:

@@ -83,16 +83,25 @@ def test_a_layers_update_has_the_rank_and_scale_that_are_written(
         torch.testing.assert_close(layer(x), layer.base_layer(x) + scale * x @ a.T @ b.T)
 
 
-@pytest.mark.proves("adapter.r[adalora]", "adapter.alpha[adalora]", "adapter.init_r")
-@pytest.mark.parametrize(("keys", "alpha"), [({}, 16), ({"r": 3}, 6), ({"alpha": 5}, 5), ({"init_r": 9}, 16)])
-def test_adalora_scales_by_alpha_over_the_rank_that_it_starts_with(
-    keys: dict[str, Any], alpha: float, llama_path: Path
+ADALORA_SCALES: list[tuple[dict[str, Any], float]] = [
+    ({}, 16 / 12),
+    ({"r": 3}, 6 / 12),
+    ({"alpha": 5}, 5 / 12),
+    ({"init_r": 9}, 16 / 9),
+    ({"init_r": 9, "alpha": 5, "use_rslora": True}, 5 / math.sqrt(9)),
+]
+
+
+@pytest.mark.proves("adapter.r[adalora]", "adapter.alpha[adalora]", "adapter.init_r", "adapter.use_rslora[adalora]")
+@pytest.mark.parametrize(("keys", "scale"), ADALORA_SCALES, ids=lambda value: str(value))
+def test_adalora_scales_by_alpha_over_the_rank_that_it_starts_with_or_over_its_root(
+    keys: dict[str, Any], scale: float, llama_path: Path
 ) -> None:
     rank = keys.get("init_r", 12)
     for layer in layers_of(shaken(adapted(llama_path, "adalora", **keys))).values():
         a, b, values, x = layer.lora_A["default"], layer.lora_B["default"], layer.lora_E["default"], inputs_of(layer)
         assert a.shape[0] == rank
-        torch.testing.assert_close(layer(x), layer.base_layer(x) + alpha / rank * x @ (a * values).T @ b.T)
+        torch.testing.assert_close(layer(x), layer.base_layer(x) + scale * x @ (a * values).T @ b.T)
 
 
 @pytest.mark.proves("adapter.dropout")

@@ -78,6 +78,7 @@ def test_a_model_without_architectures_is_judged_by_its_type(folder: Path) -> No
         check_folder(folder)
 
 
+@pytest.mark.proves("trust_remote_code")
 def test_a_model_that_needs_its_own_code_is_refused(folder: Path) -> None:
     change(folder, model_type="homemade", auto_map={"AutoModelForCausalLM": "modeling_homemade.HomemadeModel"})
     with pytest.raises(ConfigInvalid, match=r"needs Python code of its own .* never run"):

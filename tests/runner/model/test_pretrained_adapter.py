@@ -66,6 +66,18 @@ def test_adalora_goes_on_with_the_schedule_of_the_new_run(llama_path: Path, tmp_
         (AdaLoraAdapter(type="adalora"), r"adapter\.type: adalora, but the adapter .* is a lora"),
         (LoraAdapter(type="lora", r=16), r"adapter\.r: 16, but the adapter .* has 8"),
         (LoraAdapter(type="lora", alpha=1), r"adapter\.alpha: 1, but the adapter .* has 16"),
+        (LoraAdapter(type="lora", use_rslora=True), r"adapter\.use_rslora: True, but the adapter .* has False"),
+        (LoraAdapter(type="lora", use_dora=True), r"adapter\.use_dora: True, but the adapter .* has False"),
+        (LoraAdapter(type="lora", bias_type="all"), r"adapter\.bias_type: all, but the adapter .* has none"),
+        (
+            LoraAdapter(type="lora", rank_pattern={"q_proj": 2}),
+            r"adapter\.rank_pattern: .* but the adapter .* has \{\}",
+        ),
+        (
+            LoraAdapter(type="lora", target_modules=["q_proj", "o_proj"]),
+            r"adapter\.target_modules: 2 layers more and 2 fewer than .* has \(\['q_proj', 'v_proj'\]\)",
+        ),
+        (LoraAdapter(type="lora", target_modules="all-linear"), r"adapter\.target_modules: 10 layers more and 0 fewer"),
     ],
 )
 def test_a_stored_adapter_of_another_shape_is_refused(
@@ -74,6 +86,21 @@ def test_a_stored_adapter_of_another_shape_is_refused(
     stored(llama_path, tmp_path, LoraAdapter(type="lora"))
     with pytest.raises(ConfigInvalid, match=message):
         go_on(llama_path, adapter, pretrained_path=tmp_path)
+
+
+def test_what_is_written_of_a_stored_adapter_may_say_it_in_other_words(llama_path: Path, tmp_path: Path) -> None:
+    written = LoraAdapter(
+        type="lora", r=8, alpha=None, bias_type="none", use_rslora=False, use_dora=False, rank_pattern=None,
+        target_modules=r".*\.(q|v)_proj",
+    )  # fmt: skip
+    stored(llama_path, tmp_path, LoraAdapter(type="lora", alpha=3))
+    go_on(llama_path, written, pretrained_path=tmp_path)
+
+
+def test_a_stored_adapter_of_all_linear_layers_is_known_as_that(llama_path: Path, tmp_path: Path) -> None:
+    adapter = LoraAdapter(type="lora", target_modules="all-linear")
+    before = stored(llama_path, tmp_path, adapter)
+    assert count_trainable(go_on(llama_path, adapter, pretrained_path=tmp_path)) == count_trainable(before)
 
 
 def test_a_folder_without_an_adapter_is_named(llama_path: Path, tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 import torch
 from llm_api.report import Outcome
@@ -162,6 +165,7 @@ def test_without_a_hold_out_the_prompt_is_stored_and_it_is_said_that_nothing_is_
     assert (Path(run.output_uri) / "examples.json").is_file()
 
 
+@pytest.mark.proves("preprocessing.split.column[fixed]")
 def test_the_split_column_is_no_part_of_what_is_asked(base: Path, tmp_path: Path) -> None:
     """Training leaves it out of ``{__sample__}``; so does what is measured, and what is asked later."""
     rows = "".join(f"a{number},b{number},c,{number % 2}\n" for number in range(8))
@@ -181,15 +185,19 @@ def test_the_split_column_is_no_part_of_what_is_asked(base: Path, tmp_path: Path
     assert answered["answer_predictions"] == stored_predictions(run)[0]["answer_predictions"]
 
 
-def test_the_test_rows_are_asked_where_no_validation_row_is_left(base: Path, tmp_path: Path) -> None:
-    dropping = {"name": "answer", "type": "text", "preprocessing": {"missing_value_strategy": "drop_row"}}
-    run = build(tmp_path, base, {"output_features": [dropping]})
-    (tmp_path / "validation.csv").write_text("question,answer\nWho?,\n")
-    test_rows = runs.write_rows(tmp_path / "test.csv", 3)
+@pytest.mark.proves("trainer.type")
+@pytest.mark.parametrize(("answer", "split", "asked"), [("Me.", "test", 3), ("", "validation", 6)])
+def test_the_test_rows_are_asked_and_else_those_of_validation(
+    answer: str, split: str, asked: int, base: Path, tmp_path: Path
+) -> None:
+    """Rows without an answer are dropped, so that none may be left."""
+    run = build(tmp_path, base, {})
+    test_rows = tmp_path / "test.csv"
+    test_rows.write_text("question,answer\n" + f"Who?,{answer}\n" * 3)
     dataset = run.dataset.model_copy(update={"test": DataLocation(uri=str(test_rows))})
     measure(run.model_copy(update={"dataset": dataset}), tmp_path / "work")
-    assert runs.read_metrics(Path(run.output_uri))["eval"]["split"] == "test"
-    assert len(stored_predictions(run)) == 3
+    assert runs.read_metrics(Path(run.output_uri))["eval"]["split"] == split
+    assert len(stored_predictions(run)) == asked
 
 
 def test_data_without_the_answers_column_is_refused_by_name(base: Path, tmp_path: Path) -> None:
@@ -248,3 +256,15 @@ def test_the_command_runs_it_from_a_manifest_and_an_inference_follows_it(
     assert row["answer_error"] is None
     assert row["answer_predictions"] is not None
     assert "nothing is trained" in capsys.readouterr().out
+
+
+def test_dates_of_a_parquet_file_are_asked_in_the_format_that_the_template_has(base: Path, tmp_path: Path) -> None:
+    run = build(tmp_path, base, {"prompt": {"template": "On {day:%d.%m.%Y}: {question}\nA:"}})
+    rows = [{"day": date(2024, 5, 31), "question": f"Who is {number}?", "answer": "Me."} for number in range(3)]
+    files = {name: tmp_path / f"{name}.parquet" for name in ("train", "validation")}
+    for path in files.values():
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    dataset = run.dataset.model_copy(update={name: DataLocation(uri=str(path)) for name, path in files.items()})
+    measure(run.model_copy(update={"dataset": dataset}), tmp_path / "work")
+    assert [row["answer_error"] for row in stored_predictions(run)] == [None] * 3
+    assert "On 31.05.2024: Who is 0?" in (Path(run.output_uri) / "README.md").read_text()

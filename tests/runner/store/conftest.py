@@ -24,7 +24,8 @@ def keys(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server
 
 @pytest.fixture
 def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
     with run_hub_server(tmp_path_factory.mktemp("hub")) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         yield server

@@ -109,6 +109,7 @@ def test_a_missing_file_or_model_names_where_it_was_looked_for(tmp_path: Path) -
         fetch_model("/none", key="adapter.pretrained_adapter_weights")
 
 
+@pytest.mark.proves("base_model")
 def test_a_model_is_looked_for_under_the_models_volume_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for place in ("models/tiny", "tiny", "other"):

@@ -29,6 +29,7 @@ def add_model(hub: HubServer, *marks: str) -> Path:
     return path
 
 
+@pytest.mark.proves("base_model")
 def test_a_model_is_fetched_with_its_revision_and_without_pickles_or_other_layouts(
     hub: HubServer, tmp_path: Path
 ) -> None:
@@ -67,6 +68,15 @@ def test_a_private_model_opens_with_its_token_only(hub: HubServer, tmp_path: Pat
         fetch_model("acme/tiny", cache_path=tmp_path, token="hf_wrong_and_secret")
     assert "hf_wrong_and_secret" not in str(caught.value)
     assert fetch_model("acme/tiny", cache_path=tmp_path, token=TOKEN).revision == COMMIT
+
+
+@pytest.mark.parametrize("variable", ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"])
+def test_a_token_in_the_environment_opens_a_gated_model_by_either_name(
+    variable: str, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_model(hub, ".gated")
+    monkeypatch.setenv(variable, TOKEN)
+    assert fetch_model("acme/tiny", cache_path=tmp_path).revision == COMMIT
 
 
 def test_a_missing_model_file_or_repository_is_the_users_mistake(hub: HubServer, tmp_path: Path) -> None:

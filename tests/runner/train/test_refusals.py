@@ -20,19 +20,16 @@ def check(folder: Path, adapter: dict[str, Any] | None, **trainer: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.proves("adapter.use_rslora[adalora]", "adapter.rank_pattern[adalora]")
 def test_everything_that_can_not_be_done_is_named_with_what_to_do(tmp_path: Path) -> None:
     message = check(
         tmp_path,
-        {"type": "adalora", "use_rslora": True, "rank_pattern": {"q_proj": [True]}},
+        {"type": "adalora"},
         increase_batch_size_on_plateau=2,
         layers_to_freeze_regex="embed.*",
     )
     assert [line.split(":")[0] for line in message.splitlines()] == [
         "trainer.increase_batch_size_on_plateau",
         "trainer.layers_to_freeze_regex",
-        "adapter.rank_pattern",
-        "adapter.use_rslora",
     ]
 
 

@@ -25,6 +25,7 @@ TRAINER: dict[str, Any] = {
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"adapter": {"type": "lora", "dropout": 0.2}},
     "adalora": {"adapter": {"type": "adalora", "dropout": 0.2, "tfinal": 4, "init_r": 6, "target_r": 2}},
+    "given ranks": {"adapter": {"type": "adalora", "dropout": 0.2, "rank_pattern": {"q_proj": 3}}},
     "ia3": {"adapter": {"type": "ia3"}},
     "vera": {"adapter": {"type": "vera", "r": 16, "projection_prng_key": 5}},
     "loha": {"adapter": {"type": "loha", "r": 4}},

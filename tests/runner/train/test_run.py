@@ -56,7 +56,7 @@ def test_mixed_precision_stays_near(llama_path: Path, tmp_path: Path) -> None:
     assert mixed == pytest.approx(plain, rel=0.02)
 
 
-@pytest.mark.proves("base_model", "trainer.layers_to_freeze_regex")
+@pytest.mark.proves("trainer.layers_to_freeze_regex")
 def test_frozen_layers_stay_as_they_were(llama_path: Path, tmp_path: Path) -> None:
     folder = tune(tmp_path, llama_path, adapter=None, layers_to_freeze_regex=r"layers\.0\.|embed_tokens")
     before, after = load_file(llama_path / "model.safetensors"), load_file(folder / "model.safetensors")
