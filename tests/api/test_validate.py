@@ -49,7 +49,7 @@ def test_every_error_of_every_document_of_every_file_is_printed_with_where_it_is
         f"{first}: LLMFineTune/bot: spec.config.generation.top_k: must be at least 1 (found 0)",
         f"{first}: LLMFineTune/bot: spec.run.maxRetries: must be at least 0 (found -1)",
         f"{first}: LLMFineTune/bot: spec.run.keep: unknown key (found 3); known keys: suspend, maxRetries, "
-        "deadlineSeconds, ttlSecondsAfterFinished, checkpoint",
+        "deadlineSeconds, startTimeoutSeconds, ttlSecondsAfterFinished, checkpoint",
         f"{second}: config: prompt.task: write text (found 5)",
     ]
     assert summary == "3 documents checked, 4 errors in 2"

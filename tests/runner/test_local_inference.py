@@ -234,9 +234,9 @@ def test_what_would_change_nothing_is_refused(
 
 
 def test_what_only_a_cluster_can_do_is_said(tmp_path: Path) -> None:
-    spec = {"serve": {"replicas": 2, "engine": "vllm"}, "compute": {"nodes": 1}}
+    spec = {"serve": {"replicas": 2, "engine": "vllm"}, "compute": {"resources": {"limits": {"cpu": "1"}}}}
     assert load_objects(tmp_path, inference(spec), model_path=tmp_path).notes == [
-        "not used on this machine: spec.compute, spec.serve.replicas",
+        "not used on this machine: spec.compute.resources, spec.serve.replicas",
         "vLLM serves in a cluster; here it is llm-runner's own server, which takes the same requests",
     ]
 
