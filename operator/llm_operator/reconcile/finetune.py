@@ -3,8 +3,8 @@
 What is done about the run is chosen in ``steps``; here it is put together with the status that follows from it.
 """
 
-from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Literal
 
 from llm_api.finetune import FineTuneStatus, LLMFineTune, RunStatus
@@ -22,6 +22,7 @@ from llm_operator.reconcile.plan import Plan
 from llm_operator.reconcile.situation import Situation, observe_situation
 from llm_operator.reconcile.spare import find_spare_objects
 from llm_operator.reconcile.steps import Step, choose_step
+from llm_operator.reconcile.telling import add_status
 from llm_operator.settings import Settings
 from llm_operator.status.attempts import merge_attempts
 from llm_operator.status.finetune import (
@@ -31,13 +32,9 @@ from llm_operator.status.finetune import (
     status_of_run,
     status_restored,
 )
-from llm_operator.status.obstacles import find_obstacle, look_again_seconds
-from llm_operator.status.pods import view_pods
+from llm_operator.status.obstacles import find_obstacle
 from llm_operator.status.run import RunFacts
-from llm_operator.status.writing import plan_writing, read_status
-
-WAITING_PHASES = ("Pending", "Preparing")
-"""In which time alone may change what is to be done."""
+from llm_operator.status.writing import read_status
 
 
 def plan_fine_tune(observed: ObservedFineTune, settings: Settings, now: datetime) -> Plan:
@@ -52,14 +49,14 @@ def plan_fine_tune(observed: ObservedFineTune, settings: Settings, now: datetime
         resource = load_possible(document)
     except InvalidConfig as error:
         status = status_invalid(known, [str(issue) for issue in error.issues], generation, now)
-        return write_status(Plan(), observed, known, status, settings, now)
+        return add_status(Plan(), observed, status, partial(announce_fine_tune, known, status), settings, now)
     assert isinstance(resource, LLMFineTune), "only LLMFineTunes are observed as such"
     situation = observe_situation(observed, settings, now, resource, known)
     step = choose_step(situation)
     status = status_after(situation, step)
     delete = step.delete + find_spare_objects(observed, TRAIN, names_to_keep(situation))
     plan = Plan(delete=delete, patch=step.patch, apply=step.apply, finalizer=plan_finalizer(situation))
-    return write_status(plan, observed, known, status, settings, now)
+    return add_status(plan, observed, status, partial(announce_fine_tune, known, status), settings, now)
 
 
 def names_to_keep(situation: Situation) -> set[str]:
@@ -122,20 +119,3 @@ def gather_facts(situation: Situation, step: Step) -> RunFacts:
         deadline_seconds=policy.deadline_seconds,
         output=address_of_output(situation.resource.spec.output),
     )
-
-
-def write_status(
-    plan: Plan,
-    observed: ObservedFineTune,
-    known: FineTuneStatus,
-    status: FineTuneStatus,
-    settings: Settings,
-    now: datetime,
-) -> Plan:
-    """The plan with the status and its events, if they are worth a write now."""
-    writing = plan_writing(observed.document, status, observed.status_written_at, settings.status_interval_seconds, now)
-    events = () if writing.status is None else announce_fine_tune(known, status)
-    again = writing.again_after_seconds
-    if again is None and status.phase in WAITING_PHASES:
-        again = look_again_seconds(view_pods(observed.pods), now)
-    return replace(plan, status=writing.status, events=events, again_after_seconds=again)

@@ -5,6 +5,7 @@ First the model is resolved, then servers or a batch are planned (``serving``, `
 
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from llm_api.inference import Batch, InferenceStatus, LLMInference
 from llm_api.issues import InvalidConfig
@@ -25,18 +26,18 @@ from llm_operator.reconcile.plan import Plan
 from llm_operator.reconcile.serving import build_servers, find_deployment, find_spare, plan_servers
 from llm_operator.reconcile.situation import has_component
 from llm_operator.reconcile.spare import find_spare_objects
+from llm_operator.reconcile.telling import add_status
 from llm_operator.settings import Settings
 from llm_operator.status.batch import BatchFacts
 from llm_operator.status.batchresult import BatchResult, find_known_result, find_result
 from llm_operator.status.finding import Finding
 from llm_operator.status.inference import status_invalid, status_of_batch, status_of_serving
 from llm_operator.status.jobs import view_job
-from llm_operator.status.obstacles import explain_refusal, explain_refused, find_obstacle, look_again_seconds
+from llm_operator.status.obstacles import explain_refusal, explain_refused, find_obstacle
 from llm_operator.status.pods import PodView, view_pods
 from llm_operator.status.serving import ServingFacts
-from llm_operator.status.writing import plan_writing, read_status
+from llm_operator.status.writing import read_status
 
-WAITING_PHASES = ("Pending", "Starting", "Degraded")
 SERVING_PHASES = ("Serving", "Degraded")
 
 
@@ -52,11 +53,11 @@ def plan_inference(observed: ObservedInference, settings: Settings, now: datetim
     except InvalidConfig as error:
         issues = [str(issue) for issue in error.issues]
         status = status_invalid(known, issues, document["metadata"].get("generation"), now)
-        return write_status(Plan(), observed, known, status, settings, now)
+        return add_status(Plan(), observed, status, partial(announce_inference, known, status), settings, now)
     assert isinstance(resource, LLMInference), "only LLMInferences are observed as such"
     model = resolve_model(resource, observed.fine_tune)
     plan, status = plan_work(resource, model, observed, known, settings, now)
-    return write_status(plan, observed, known, status, settings, now)
+    return add_status(plan, observed, status, partial(announce_inference, known, status), settings, now)
 
 
 def plan_work(
@@ -163,20 +164,3 @@ def find_obstruction(
     """A Deployment says itself why its pods can't be made."""
     found = find_obstacle(pods, observed.events, observed.refusals, now)
     return explain_refusal(failure) if found is None and failure is not None else found
-
-
-def write_status(
-    plan: Plan,
-    observed: ObservedInference,
-    known: InferenceStatus,
-    status: InferenceStatus,
-    settings: Settings,
-    now: datetime,
-) -> Plan:
-    """The plan with the status and its events, if they are worth a write now."""
-    writing = plan_writing(observed.document, status, observed.status_written_at, settings.status_interval_seconds, now)
-    events = () if writing.status is None else announce_inference(known, status)
-    again = writing.again_after_seconds
-    if again is None and status.phase in WAITING_PHASES:
-        again = look_again_seconds(view_pods(observed.pods), now)
-    return replace(plan, status=writing.status, events=events, again_after_seconds=again)
