@@ -9,7 +9,6 @@ own step spends its time on is read from torch's profiler in one more.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -92,7 +91,7 @@ def build_model(options: argparse.Namespace, folder: Path) -> None:
     """Random weights in bfloat16, made where they are made fastest."""
     import torch
     from llm_runner.model.load import load_tokenizer
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
     tokenizer = load_tokenizer(options.tokenizer)
     config = LlamaConfig(
@@ -100,12 +99,9 @@ def build_model(options: argparse.Namespace, folder: Path) -> None:
         num_key_value_heads=KEY_VALUE_HEADS,
         vocab_size=len(tokenizer),
         max_position_embeddings=CONTEXT_TOKENS,
-        dtype=torch.bfloat16,
     )
-    torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = LlamaForCausalLM(config)
-    torch.set_default_dtype(torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     options.weights = model.num_parameters()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -152,7 +148,7 @@ def run_profile(options: argparse.Namespace, data: Path) -> Mapping[str, float]:
     with tempfile.TemporaryDirectory(prefix="llm-bench-run-") as work:
         setting = {"model_path": str(options.model), "data_path": str(data), "work_path": work, "steps": options.steps}
         command = [sys.executable, __file__, "--profile", json.dumps(setting)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ})
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         busy: Mapping[str, float] = json.loads(done.stdout.splitlines()[-1])
         return busy
 

@@ -45,6 +45,8 @@ class ExitCode(IntEnum):
 
 FINAL_FAILURES = frozenset(int(code) for code in ExitCode if code.is_final and code is not ExitCode.DONE)
 """Exit codes of runs that failed and are never tried again."""
+UNCOUNTED = frozenset({int(ExitCode.PEER_LOST), int(ExitCode.STOPPED)})
+"""Exit codes of processes that others ended: no fault of theirs, and no attempt of those that a run has."""
 
 
 class Progress(ApiModel):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_api.finetune import LLMFineTune, RunPolicy
-from llm_api.report import FINAL_FAILURES, ExitCode
+from llm_api.report import FINAL_FAILURES, UNCOUNTED
 
 from llm_operator.build.names import (
     OUTPUT_ANNOTATION,
@@ -68,7 +68,7 @@ def build_failure_rules() -> list[dict[str, Any]]:
     """
     return [
         _exit_code_rule("FailJob", sorted(FINAL_FAILURES)),
-        _exit_code_rule("Ignore", [int(ExitCode.PEER_LOST), int(ExitCode.STOPPED)]),
+        _exit_code_rule("Ignore", sorted(UNCOUNTED)),
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     ]
 

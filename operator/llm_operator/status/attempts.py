@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from llm_api.conditions import Reason
 from llm_api.finetune import MAX_ATTEMPTS, Attempt
-from llm_api.report import ExitCode
+from llm_api.report import UNCOUNTED, ExitCode
 
 from llm_operator.observed import ProgressReport
 from llm_operator.status.endings import explain_ending
@@ -68,7 +68,11 @@ def find_culprit(pod: PodView, pods: Sequence[PodView]) -> PodView | None:
 
 def is_follower(pod: PodView) -> bool:
     """Whether it ended because others did, or was asked to."""
-    return pod.ended is not None and pod.ended.exit_code in (ExitCode.DONE, ExitCode.PEER_LOST, ExitCode.STOPPED)
+    return pod.ended is not None and _is_well_or_uncounted(pod.ended.exit_code)
+
+
+def _is_well_or_uncounted(code: int) -> bool:
+    return code == ExitCode.DONE or code in UNCOUNTED
 
 
 def _ended_at(pod: PodView) -> datetime:
@@ -91,8 +95,7 @@ def _blame(attempt: Attempt, known: Attempt | None, culprit: PodView | None) -> 
 
 def has_failed(attempt: Attempt) -> bool:
     """Whether it ended by a fault that counts: neither well, nor stopped from outside, nor for want of another pod."""
-    uncounted = (ExitCode.DONE, ExitCode.STOPPED, ExitCode.PEER_LOST)
-    return attempt.exit_code is not None and attempt.exit_code not in uncounted
+    return attempt.exit_code is not None and not _is_well_or_uncounted(attempt.exit_code)
 
 
 def _resumed_from(pod: PodView, known: Attempt | None, report: ProgressReport | None) -> int | None:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import psutil
 import torch
-from llm_api.report import ExitCode, Outcome
+from llm_api.report import UNCOUNTED, ExitCode, Outcome
 from llm_api.run import Together, TrainRun
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -161,4 +161,4 @@ def _to_failure(failures: Mapping[int, ProcessFailure], log: Path) -> RanksEnded
 
 
 def _tells_little(code: int) -> bool:
-    return code in (ExitCode.PEER_LOST, ExitCode.STOPPED, -signal.SIGTERM)
+    return code in UNCOUNTED or code == -signal.SIGTERM
