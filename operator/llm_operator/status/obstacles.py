@@ -46,21 +46,29 @@ def find_obstacle(
     live, known = [pod for pod in pods if pod.is_live], list(events)
     for pod in reversed(live):
         about = [event for event in known if (event.kind, event.name) == ("Pod", pod.name)]
-        found = _explain_silence(pod) if pod.is_running else explain_waiting(pod, about, now)
+        found = explain_running(pod) if pod.is_running else explain_waiting(pod, about, now)
         if found is not None:
             return found
     failed = [event for event in known if event.kind != "Pod" and event.reason == CREATION_REASON]
     return explain_refusal(_newest(failed).message) if failed and not live else None
 
 
-def _explain_silence(pod: PodView) -> Finding | None:
-    if not pod.is_node_silent:
+def explain_running(pod: PodView) -> Finding | None:
+    if pod.is_node_silent:
+        return Finding(
+            Reason.NODE_LOST,
+            f"its node {pod.node} does not answer any more; the work goes on when the node is back, or on another one "
+            f"when this one is given up: kubectl delete node {pod.node}",
+        )
+    return _explain_restart(pod)
+
+
+def _explain_restart(pod: PodView) -> Finding | None:
+    """Said until it is ready, or a server that ends time and again would seem to start well in between."""
+    if pod.previous is None or pod.is_ready:
         return None
-    return Finding(
-        Reason.NODE_LOST,
-        f"its node {pod.node} does not answer any more; the work goes on when the node is back, or on another one when "
-        f"this one is given up: kubectl delete node {pod.node}",
-    )
+    found = explain_exit(pod.previous)
+    return Finding(found.reason, f"the server ended and is started again: {found.message}")
 
 
 def explain_waiting(pod: PodView, events: Sequence[ClusterEvent], now: datetime) -> Finding | None:
@@ -68,11 +76,11 @@ def explain_waiting(pod: PodView, events: Sequence[ClusterEvent], now: datetime)
         return None
     if pod.scheduling is not None:
         return explain_scheduling(pod.scheduling)
-    if pod.waiting is not None and pod.waiting.reason == "CrashLoopBackOff" and pod.previous is not None:
-        found = explain_exit(pod.previous)
-        return Finding(found.reason, f"the server ended and is started again soon: {found.message}")
-    if pod.waiting is not None:
+    if pod.waiting is not None and (pod.waiting.reason != "CrashLoopBackOff" or pod.previous is None):
         return explain_container(pod.waiting)
+    restart = _explain_restart(pod)
+    if restart is not None:
+        return restart
     mounts = [event for event in events if event.reason in MOUNT_REASONS]
     recent = [event for event in mounts if now - event.last_seen_at < MOUNT_EVENT_LASTS]
     return explain_mount(_newest(recent).message) if recent else None

@@ -129,9 +129,10 @@ def _find_runner(status: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _find_previous(status: Mapping[str, Any], runner: Mapping[str, Any]) -> Ended | None:
-    """Of the runner; or of an init container that it waits for in vain."""
+    """Of the runner; or of an init container that it still waits for."""
     initial: Sequence[Mapping[str, Any]] = status.get("initContainerStatuses") or ()
-    for container in (runner, *initial):
+    awaited = (one for one in initial if _mapping(one, "state").get("terminated", {}).get("exitCode") != 0)
+    for container in (runner, *awaited):
         terminated = _mapping(container, "lastState").get("terminated")
         if terminated is not None:
             return _to_ended(terminated)

@@ -188,15 +188,23 @@ def test_servers_that_cannot_be_made_are_explained() -> None:
     assert [note.reason for note in planned.events if note.type == "Warning"] == ["QuotaExceeded"]
 
 
-def test_a_server_that_ends_again_and_again_is_explained_by_its_last_words() -> None:
+ENDED_FOR_MEMORY = {
+    "exitCode": 12,
+    "reason": "Error",
+    "message": '{"reason": "OutOfMemory", "message": "needs 20 GiB"}',
+}
+STATES_BETWEEN = [
+    {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+    {"running": {"startedAt": "2026-07-01T12:00:00Z"}},
+    {"terminated": {"exitCode": 137, "reason": "Error", "startedAt": "2026-07-01T12:00:00Z"}},
+]
+
+
+@pytest.mark.parametrize("state", STATES_BETWEEN)
+def test_a_server_that_ends_again_and_again_is_explained_by_its_last_words(state: dict[str, Any]) -> None:
     observed = started(SERVES)
     template = observed.deployments[0]["spec"]["template"]["metadata"]
-    last = {"exitCode": 12, "reason": "Error", "message": '{"reason": "OutOfMemory", "message": "needs 20 GiB"}'}
-    container = {
-        "name": "runner",
-        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
-        "lastState": {"terminated": last},
-    }
+    container = {"name": "runner", "state": state, "lastState": {"terminated": ENDED_FOR_MEMORY}}
     pod = {
         "metadata": {"name": "bot-1", "labels": template["labels"]},
         "status": {"phase": "Running", "containerStatuses": [container]},
@@ -204,6 +212,18 @@ def test_a_server_that_ends_again_and_again_is_explained_by_its_last_words() -> 
     status, reason, message = condition(plan(replace(observed, pods=[pod])).status, "Available")
     assert (status, reason) == ("False", "OutOfMemory")
     assert "needs 20 GiB" in message
+
+
+def test_what_ended_a_server_is_past_once_it_is_ready_again() -> None:
+    observed = started(SERVES)
+    template = observed.deployments[0]["spec"]["template"]["metadata"]
+    container = {"name": "runner", "state": STATES_BETWEEN[1], "lastState": {"terminated": ENDED_FOR_MEMORY}}
+    ready = {"type": "Ready", "status": "True"}
+    pod = {
+        "metadata": {"name": "bot-1", "labels": template["labels"]},
+        "status": {"phase": "Running", "containerStatuses": [container], "conditions": [ready]},
+    }
+    assert condition(plan(replace(observed, pods=[pod])).status, "Available")[1] == "Starting"
 
 
 def test_a_batch_is_one_job_with_an_index_for_each_shard() -> None:
@@ -294,13 +314,14 @@ def test_vllm_serves_what_the_runner_fetched() -> None:
     assert "resources" not in fetch
 
 
-def test_a_model_that_vllm_can_not_serve_is_explained_by_what_fetched_it() -> None:
+@pytest.mark.parametrize("state", STATES_BETWEEN)
+def test_a_model_that_vllm_can_not_serve_is_explained_by_what_fetched_it(state: dict[str, Any]) -> None:
     observed = started({**SERVES, "serve": {"engine": "vllm"}})
     template = observed.deployments[0]["spec"]["template"]["metadata"]
     words = '{"reason": "ConfigInvalid", "message": "vLLM can\'t serve this adapter: it trains biases"}'
     fetch = {
         "name": "fetch",
-        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+        "state": state,
         "lastState": {"terminated": {"exitCode": 10, "reason": "Error", "message": words}},
     }
     waiting = {"name": "runner", "state": {"waiting": {"reason": "PodInitializing"}}}
@@ -311,3 +332,16 @@ def test_a_model_that_vllm_can_not_serve_is_explained_by_what_fetched_it() -> No
     status, reason, message = condition(plan(replace(observed, pods=[pod])).status, "Available")
     assert (status, reason) == ("False", "ConfigInvalid")
     assert "it trains biases" in message
+
+
+def test_a_fetch_that_succeeded_at_last_is_no_obstacle_any_more() -> None:
+    observed = started({**SERVES, "serve": {"engine": "vllm"}})
+    template = observed.deployments[0]["spec"]["template"]["metadata"]
+    last = {"exitCode": 11, "reason": "Error", "message": '{"reason": "ModelUnreachable", "message": "try later"}'}
+    fetch = {"name": "fetch", "state": {"terminated": {"exitCode": 0}}, "lastState": {"terminated": last}}
+    runner = {"name": "runner", "state": STATES_BETWEEN[1]}
+    pod = {
+        "metadata": {"name": "bot-1", "labels": template["labels"]},
+        "status": {"phase": "Running", "initContainerStatuses": [fetch], "containerStatuses": [runner]},
+    }
+    assert condition(plan(replace(observed, pods=[pod])).status, "Available")[1] == "Starting"
