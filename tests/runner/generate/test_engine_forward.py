@@ -11,7 +11,7 @@ from llm_runner.generate.engine_forward import PagedForward
 from llm_runner.generate.engine_request import Request
 from llm_runner.generate.engine_serial import SerialForward
 from llm_runner.generate.lean import LeanDecoder
-from llm_runner.generate.lean_projection import can_pack
+from llm_runner.generate.lean_projection import WIDE_ROWS, Projection, can_pack, is_faster_in_float32
 from transformers import (
     BloomConfig,
     Gemma2Config,
@@ -208,3 +208,32 @@ def test_packed_weights_give_the_logits_of_plain_ones() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_weights_of_other_types_are_not_packed(dtype: torch.dtype) -> None:
     assert not can_pack(dtype, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "is_faster"),
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, False),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"cpu_name": "Intel Xeon"}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, False),
+        ({"cpu_name": "Neoverse-V2", "architecture": "aarch64"}, False),
+    ],
+)
+def test_wide_passes_compute_in_what_a_cpu_is_faster_in(capabilities: dict[str, Any], is_faster: bool) -> None:
+    assert is_faster_in_float32({"architecture": "x86_64", **capabilities}) == is_faster
+
+
+@pytest.mark.parametrize("widens", [False, True])
+@pytest.mark.parametrize("rows", [WIDE_ROWS - 1, WIDE_ROWS])
+def test_a_projection_is_the_layers_product_at_any_width(
+    monkeypatch: pytest.MonkeyPatch, rows: int, widens: bool
+) -> None:
+    monkeypatch.setattr("llm_runner.generate.lean_projection._widens_here", lambda: widens)
+    layer = torch.nn.Linear(48, 24).to(torch.bfloat16)
+    x = torch.randn(rows, 48, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    with torch.inference_mode():
+        exact = torch.nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double())
+        found = Projection([layer])(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), exact, atol=0.01, rtol=0.01)
