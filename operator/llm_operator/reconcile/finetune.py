@@ -112,7 +112,9 @@ def gather_facts(situation: Situation, step: Step) -> RunFacts:
         is_suspended=situation.is_suspended,
         is_queued=situation.is_queued,
         holdup=step.holdup,
-        obstacle=find_obstacle(situation.pods, observed.events, observed.refusals, situation.now),
+        obstacle=find_obstacle(
+            situation.pods, observed.events, observed.refusals, situation.now, situation.resource.spec.compute.nodes
+        ),
         report=next((observed.progress[name] for name in reversed(running) if name in observed.progress), None),
         known_phase=known.phase if is_same_run else None,
         max_retries=policy.max_retries,

@@ -147,7 +147,7 @@ def gather_batch_facts(
         shards=batch.shards,
         unresolved=model if isinstance(model, Finding) else None,
         holdup=step.holdup,
-        obstacle=find_obstruction(observed, mine, None, now),
+        obstacle=find_obstacle(mine, observed.events, observed.refusals, now, batch.shards),
         reports=observed.progress,
         result=before if found is None else found,
         is_kept=step.is_kept,
