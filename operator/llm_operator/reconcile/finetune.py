@@ -33,6 +33,7 @@ from llm_operator.status.finetune import (
     status_restored,
 )
 from llm_operator.status.obstacles import find_obstacle
+from llm_operator.status.queueing import find_queue_words
 from llm_operator.status.run import RunFacts
 from llm_operator.status.writing import read_status
 
@@ -111,6 +112,7 @@ def gather_facts(situation: Situation, step: Step) -> RunFacts:
         ),
         is_suspended=situation.is_suspended,
         is_queued=situation.is_queued,
+        queue_words=find_queue_words(observed.events, situation.run.name),
         holdup=step.holdup,
         obstacle=find_obstacle(
             situation.pods, observed.events, observed.refusals, situation.now, situation.resource.spec.compute.nodes

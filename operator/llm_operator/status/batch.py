@@ -13,6 +13,7 @@ from llm_operator.status.endings import explain_ending
 from llm_operator.status.finding import Finding
 from llm_operator.status.jobs import JobView
 from llm_operator.status.pods import PodView
+from llm_operator.status.queueing import explain_queue
 from llm_operator.status.verdict import Standing
 
 
@@ -26,6 +27,10 @@ class BatchFacts:
     holdup: Finding | None
     """What the operator itself waits for before it starts the batch."""
     obstacle: Finding | None
+    is_queued: bool
+    """A queue decides when the Job starts."""
+    queue_words: str | None
+    """Why it let the Job wait when it last looked; None where it didn't say."""
     reports: Mapping[str, ProgressReport]
     result: BatchResult | None = None
     """What came of it, once it is over and somebody has said so."""
@@ -72,7 +77,9 @@ def _describe_result(result: BatchResult | None) -> str:
 
 def _judge_under_way(facts: BatchFacts) -> BatchVerdict:
     if facts.job is not None and facts.job.is_suspended:
-        return _not_yet("Suspended", Finding(Reason.QUEUED, "waits for its queue to admit it"))
+        if facts.is_queued:
+            return _not_yet("Queued", explain_queue(facts.pods, facts.queue_words))
+        return _not_yet("Suspended", Finding(Reason.SUSPENDED, "its Job is suspended"))
     if any(pod.is_running for pod in facts.pods):
         message = f"{succeeded_shards(facts.job)} of {facts.shards} shards are done"
         if facts.obstacle is not None:

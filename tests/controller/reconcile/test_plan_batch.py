@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from llm_api.report import Outcome, Progress
-from llm_operator.observed import ObservedInference, ProgressReport
+from llm_operator.observed import ClusterEvent, ObservedInference, ProgressReport
 
 from tests.support.fine_tunes import NOW, condition, ended, name_of, running
-from tests.support.inferences import PREDICTS, carry_out, edit, plan, started
+from tests.support.inferences import PREDICTS, carry_out, edit, inference, plan, started, tuned
 
 SHARDS = 4
 ROWS = 40
@@ -153,3 +153,17 @@ def test_events_tell_each_phase_of_a_batch_with_what_its_condition_says() -> Non
     (note,) = plan(done).events
     assert (note.type, note.reason) == ("Normal", "Succeeded")
     assert note.message.startswith("38 of 40 rows are answered")
+
+
+def test_a_batch_with_a_queue_waits_in_it_and_says_why() -> None:
+    label = {"labels": {"kueue.x-k8s.io/queue-name": "gpus"}}
+    observed = ObservedInference(document=inference(PREDICTS, **label), fine_tune=tuned())
+    observed = carry_out(observed, plan(observed))
+    job = observed.jobs[0]
+    assert job["spec"]["suspend"] is True
+    said = ClusterEvent("Job", name_of(job), "Pending", "no quota for nvidia.com/gpu", NOW)
+    status = status_of(replace(observed, events=[said]))
+    assert status["phase"] == "Queued"
+    assert condition(status, "Complete")[1:] == (
+        "Queued", "waits for its queue to admit it: no quota for nvidia.com/gpu"
+    )  # fmt: skip
