@@ -30,7 +30,16 @@ class InferenceCondition(StrEnum):
 
 
 InferencePhase = Literal[
-    "Pending", "WaitingForModel", "Starting", "Serving", "Degraded", "Running", "Succeeded", "Failed", "Suspended"
+    "Pending",
+    "WaitingForModel",
+    "Queued",
+    "Starting",
+    "Serving",
+    "Degraded",
+    "Running",
+    "Succeeded",
+    "Failed",
+    "Suspended",
 ]
 
 

@@ -77,7 +77,8 @@ class Cluster:
     async def apply(self, manifest: Manifest) -> Manifest:
         """The whole object as it is to be; where others disagree, the operator's word counts.
 
-        Raises NameTaken where there is one of that name which isn't the operator's own.
+        Of what is made once only the marks, as the rest can't be changed, or is somebody else's by then. Raises
+        NameTaken where there is one of that name which isn't the operator's own.
         """
         if manifest["kind"] in _MADE_ONCE:
             try:
@@ -90,6 +91,8 @@ class Cluster:
         taken = explain_taken(manifest, found)
         if taken is not None:
             raise NameTaken(taken)
+        if manifest["kind"] in _MADE_ONCE:
+            return await self._mark(manifest)
         metadata = {**manifest["metadata"], "uid": found["metadata"]["uid"]}
         return await self._apply({**manifest, "metadata": metadata}, subresource=None)
 
@@ -176,6 +179,11 @@ class Cluster:
             return await self.read(_key_of(manifest), _namespace_of(manifest))
         except NotFound:
             return None
+
+    async def _mark(self, manifest: Manifest) -> Manifest:
+        """Its labels and annotations once more: whether a Job may start, and where, is its queue's to say."""
+        marks = {key: manifest["metadata"][key] for key in ("labels", "annotations") if key in manifest["metadata"]}
+        return await self.patch(_key_of(manifest), manifest["metadata"]["namespace"], {"metadata": marks})
 
     async def _apply(self, manifest: Manifest, subresource: str | None) -> Manifest:
         return await self._call(

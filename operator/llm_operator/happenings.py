@@ -13,6 +13,7 @@ from llm_operator.store import ObjectId
 MAX_OBJECTS = 5_000
 MAX_REASONS = 16
 """Different reasons that are remembered of one object."""
+KUEUE_GROUP = "kueue.x-k8s.io/"
 KINDS = frozenset({"Pod", "Job", "Deployment", "HorizontalPodAutoscaler"})
 
 
@@ -56,9 +57,23 @@ def _shorten(entries: dict[Any, Any], most: int) -> None:
 
 def _about(manifest: Manifest) -> ObjectId | None:
     about = manifest.get("involvedObject", {})
-    if about.get("kind") not in KINDS or "namespace" not in about:
+    if "namespace" not in about:
         return None
-    return ObjectId(about["kind"], about["namespace"], about["name"])
+    job = _queued_job(about)
+    if job is None and about.get("kind") not in KINDS:
+        return None
+    return ObjectId(about["kind"] if job is None else "Job", about["namespace"], about["name"] if job is None else job)
+
+
+def _queued_job(about: Manifest) -> str | None:
+    """The Job that a Workload of Kueue's stands for, by its name: job-JOB-HASH.
+
+    https://kueue.sigs.k8s.io/docs/tasks/troubleshooting/troubleshooting_jobs/#identifying-the-workload-for-your-job
+    """
+    if about.get("kind") != "Workload" or not str(about.get("apiVersion", "")).startswith(KUEUE_GROUP):
+        return None
+    kind, _, rest = str(about["name"]).partition("-")
+    return rest.rpartition("-")[0] if kind == "job" else None
 
 
 def _to_event(about: ObjectId, manifest: Manifest) -> ClusterEvent:

@@ -45,6 +45,7 @@ FINE_TUNE_HEALTH = {
 INFERENCE_HEALTH = {
     "Pending": "Progressing",
     "WaitingForModel": "Progressing",
+    "Queued": "Progressing",
     "Starting": "Progressing",
     "Serving": "Progressing",  # until it is Ready as well
     "Degraded": "Degraded",
@@ -86,6 +87,7 @@ def run_status(**changes: Any) -> dict[str, Any]:
         "attempts": [],
         "is_suspended": False,
         "is_queued": False,
+        "queue_words": None,
         "holdup": None,
         "obstacle": None,
         "report": None,
@@ -186,8 +188,8 @@ def test_an_inference_without_its_model_says_what_it_waits_for() -> None:
 
 def test_a_batch_in_a_queue_is_progressing_and_not_suspended() -> None:
     queued = {"Complete": Standing("Unknown", Reason.QUEUED, "waits for its queue to admit it")}
-    health, message = judge("LLMInference", inference_status("Suspended", queued), {"batch": {}})
-    assert (health, message) == ("Progressing", "Suspended: waits for its queue to admit it")
+    health, message = judge("LLMInference", inference_status("Queued", queued), {"batch": {}})
+    assert (health, message) == ("Progressing", "Queued: waits for its queue to admit it")
 
 
 def test_a_batch_that_is_done_is_healthy() -> None:

@@ -246,3 +246,15 @@ def test_the_slow_round_has_every_resource_looked_at_in_its_time() -> None:
         assert len(fed.queue) == 20
 
     run(scenario())
+
+
+def test_what_kueue_says_of_a_workload_is_about_the_job_that_it_stands_for() -> None:
+    happenings = Happenings()
+    about = {"kind": "Workload", "namespace": "team", "name": "job-bot-1-0a1b2", "apiVersion": "kueue.x-k8s.io/v1beta2"}
+    job = ObjectId("Job", "team", "bot-1")
+    assert happenings.put(warning("Pending", "no quota", involvedObject=about)) == job
+    assert [(event.kind, event.name, event.message) for event in happenings.about(job)] == [
+        ("Job", "bot-1", "no quota")
+    ]
+    for other in ({"apiVersion": "scheduling.k8s.io/v1alpha1"}, {"name": "pod-bot-1-0a1b2"}):
+        assert happenings.put(warning("Pending", involvedObject={**about, **other})) is None

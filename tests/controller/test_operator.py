@@ -1,5 +1,6 @@
 """The operator as a process against a real API server, where each test plays the controllers and the kubelet."""
 
+import json
 import time
 
 from tests.support.operator_process import OperatorProcess, wait_until
@@ -214,3 +215,22 @@ def test_probes_are_answered_and_metrics_have_the_queue_and_the_phases(operator:
     assert 'llm_operator_resources{kind="LLMFineTune",phase="Pending"}' in text
     assert "llm_operator_queue_depth" in text
     assert "llm_operator_leading 1.0" in text
+
+
+def test_an_inference_is_scaled_as_a_deployment_is(operator: OperatorProcess, world: World) -> None:
+    """By kubectl as by any autoscaler, through the subresource."""
+    inference = {
+        "apiVersion": "llmoperator.dev/v1alpha1",
+        "kind": "LLMInference",
+        "metadata": {"name": "chat", "namespace": world.namespace},
+        "spec": {"model": {"uri": "s3://models/chat"}, "serve": {"replicas": 1}},
+    }
+    world.plane.apply(inference)
+    wait_until(lambda: world.names("deployments") == ["chat"], "a Deployment")
+    world.kubectl("scale", "llminf/chat", "--current-replicas=1", "--replicas=3")
+    assert world.plane.get("llminf", "chat", world.namespace)["spec"]["serve"]["replicas"] == 3
+    wait_until(lambda: world.plane.get("deploy", "chat", world.namespace)["spec"]["replicas"] == 3, "three servers")
+    path = f"/apis/llmoperator.dev/v1alpha1/namespaces/{world.namespace}/llminferences/chat/scale"
+    scale = json.loads(world.kubectl("get", "--raw", path))
+    labels = world.plane.get("deploy", "chat", world.namespace)["spec"]["selector"]["matchLabels"]
+    assert dict(pair.split("=") for pair in scale["status"]["selector"].split(",")) == labels

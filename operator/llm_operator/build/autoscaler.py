@@ -2,16 +2,19 @@
 
 from typing import Any
 
-from llm_api.inference import Autoscaling, LLMInference
+from llm_api.inference import Autoscaling, LLMInference, Serve
 
 from llm_operator.build.deployment import SERVE
 from llm_operator.build.names import build_metadata, resource_labels
 
-METRICS = {"queueDepth": "llm_runner_queue_depth"}
-"""Name in the API -> metric of the pods, as an adapter offers it to the custom metrics API."""
+METRICS = {
+    "transformers": {"queueDepth": "llm_serve_queue_depth"},
+    "vllm": {"queueDepth": "vllm:num_requests_waiting"},
+}
+"""Engine -> name in the API -> metric of its pods, as an adapter offers it to the custom metrics API."""
 
 
-def build_autoscaler(resource: LLMInference, scaling: Autoscaling) -> dict[str, Any]:
+def build_autoscaler(resource: LLMInference, serve: Serve, scaling: Autoscaling) -> dict[str, Any]:
     target = scaling.target
     return {
         "apiVersion": "autoscaling/v2",
@@ -25,7 +28,7 @@ def build_autoscaler(resource: LLMInference, scaling: Autoscaling) -> dict[str, 
                 {
                     "type": "Pods",
                     "pods": {
-                        "metric": {"name": METRICS[target.metric]},
+                        "metric": {"name": METRICS[serve.engine][target.metric]},
                         "target": {"type": "AverageValue", "averageValue": str(target.value)},
                     },
                 }

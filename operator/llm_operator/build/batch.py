@@ -1,4 +1,8 @@
-"""A batch's Job: one index for each shard, each tried again by itself."""
+"""A batch's Job: one index for each shard, each tried again and given up by itself.
+
+What one can't do is no reason to stop the others: the rows that they answer are kept, and the next Job for the same
+rows goes on with those that are missing. All of them run at once, so a limit on how many may fail would spare none.
+"""
 
 from typing import Any
 
@@ -33,7 +37,7 @@ def build_batch_job(resource: LLMInference, batch: Batch, volumes: Volumes, sett
             "backoffLimitPerIndex": RETRIES_PER_SHARD,
             "suspend": QUEUE_LABEL in queue,
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {"rules": build_failure_rules()},
+            "podFailurePolicy": {"rules": build_failure_rules("FailIndex")},
             "template": pod,
         },
     }

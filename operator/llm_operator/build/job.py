@@ -4,7 +4,7 @@ The policy says the same as ``llm_api.report.ExitCode``, and is built from it.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from llm_api.finetune import LLMFineTune, RunPolicy
 from llm_api.report import FINAL_FAILURES, UNCOUNTED
@@ -62,12 +62,12 @@ def build_run_limits(policy: RunPolicy) -> dict[str, Any]:
     }
 
 
-def build_failure_rules() -> list[dict[str, Any]]:
+def build_failure_rules(final: Literal["FailJob", "FailIndex"] = "FailJob") -> list[dict[str, Any]]:
     """The first that applies decides; what none applies to counts as a failure and is tried again. Of several nodes the
-    one that failed counts, and not those that ended for want of it.
+    one that failed counts, and not those that ended for want of it. ``final``: what is given up for good.
     """
     return [
-        _exit_code_rule("FailJob", sorted(FINAL_FAILURES)),
+        _exit_code_rule(final, sorted(FINAL_FAILURES)),
         _exit_code_rule("Ignore", sorted(UNCOUNTED)),
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
     ]

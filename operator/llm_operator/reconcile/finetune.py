@@ -33,6 +33,7 @@ from llm_operator.status.finetune import (
     status_restored,
 )
 from llm_operator.status.obstacles import find_obstacle
+from llm_operator.status.queueing import find_queue_words
 from llm_operator.status.run import RunFacts
 from llm_operator.status.writing import read_status
 
@@ -111,8 +112,11 @@ def gather_facts(situation: Situation, step: Step) -> RunFacts:
         ),
         is_suspended=situation.is_suspended,
         is_queued=situation.is_queued,
+        queue_words=find_queue_words(observed.events, situation.run.name),
         holdup=step.holdup,
-        obstacle=find_obstacle(situation.pods, observed.events, observed.refusals, situation.now),
+        obstacle=find_obstacle(
+            situation.pods, observed.events, observed.refusals, situation.now, situation.resource.spec.compute.nodes
+        ),
         report=next((observed.progress[name] for name in reversed(running) if name in observed.progress), None),
         known_phase=known.phase if is_same_run else None,
         max_retries=policy.max_retries,

@@ -15,6 +15,7 @@ from llm_operator.build.batch import PREDICT
 from llm_operator.build.deployment import SERVE, build_selector
 from llm_operator.build.inferencerun import batch_name, batch_result
 from llm_operator.build.model import ResolvedModel
+from llm_operator.build.names import QUEUE_LABEL
 from llm_operator.build.service import endpoint_url
 from llm_operator.build.volumes import address_of_output
 from llm_operator.observed import ObservedInference
@@ -35,6 +36,7 @@ from llm_operator.status.inference import status_invalid, status_of_batch, statu
 from llm_operator.status.jobs import view_job
 from llm_operator.status.obstacles import explain_refusal, explain_refused, find_obstacle
 from llm_operator.status.pods import PodView, view_pods
+from llm_operator.status.queueing import find_queue_words
 from llm_operator.status.serving import ServingFacts
 from llm_operator.status.writing import read_status
 
@@ -147,7 +149,9 @@ def gather_batch_facts(
         shards=batch.shards,
         unresolved=model if isinstance(model, Finding) else None,
         holdup=step.holdup,
-        obstacle=find_obstruction(observed, mine, None, now),
+        obstacle=find_obstacle(mine, observed.events, observed.refusals, now, batch.shards),
+        is_queued=step.job is not None and QUEUE_LABEL in step.job.labels,
+        queue_words=None if step.job is None else find_queue_words(observed.events, step.job.name),
         reports=observed.progress,
         result=before if found is None else found,
         is_kept=step.is_kept,

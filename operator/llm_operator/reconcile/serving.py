@@ -53,7 +53,7 @@ def build_servers(
         mark_applied(build_deployment(resource, serve, name, volumes, settings)),
     ]
     if serve.autoscaling is not None and has_autoscaler(serve):
-        objects.append(mark_applied(build_autoscaler(resource, serve.autoscaling)))
+        objects.append(mark_applied(build_autoscaler(resource, serve, serve.autoscaling)))
     return objects
 
 

@@ -11,6 +11,7 @@ from llm_api.conditions import Reason
 
 from llm_operator.build.configmap import build_run_config_map
 from llm_operator.build.job import TRAIN, build_run_limits, build_train_job
+from llm_operator.build.names import QUEUE_LABEL, queue_labels
 from llm_operator.build.service import build_rendezvous_service
 from llm_operator.build.trainrun import build_train_run
 from llm_operator.build.volumes import Volumes
@@ -157,7 +158,20 @@ def _adjust(situation: Situation) -> Step | None:
     changed = {key: value for key, value in wanted.items() if job.spec.get(key) != value}
     if changed.get("suspend") is False and not job.is_suspended:
         del changed["suspend"]
-    return Step(patch=(patch_job(job, changed),) if changed else (), apply=_lost_run_file(situation))
+    patch = (*plan_queue(situation, job), *((patch_job(job, changed),) if changed else ()))
+    return Step(patch=patch, apply=_lost_run_file(situation))
+
+
+def plan_queue(situation: Situation, job: JobView) -> tuple[Patch, ...]:
+    """Another queue, while the Job still waits in one: Kueue takes that as long as it is suspended.
+
+    All else of a queued Job is Kueue's: whether it is suspended, and the nodes that admission chose for its pods, see
+    https://kueue.sigs.k8s.io/docs/concepts/workload/ and https://kueue.sigs.k8s.io/docs/tasks/run/jobs/.
+    """
+    queue = queue_labels(situation.resource).get(QUEUE_LABEL)
+    if not job.is_suspended or queue is None or job.labels.get(QUEUE_LABEL) in (None, queue):
+        return ()
+    return (Patch(ObjectKey("batch/v1", "Job", job.name), {"metadata": {"labels": {QUEUE_LABEL: queue}}}),)
 
 
 def _lost_run_file(situation: Situation) -> tuple[Manifest, ...]:

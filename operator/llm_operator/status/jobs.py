@@ -1,6 +1,6 @@
 """A Job, read down to what a status and a plan need of it. Judges nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -25,7 +25,8 @@ class JobView:
     """Why it was given up; None while it isn't."""
     is_complete: bool
     succeeded: int
-    completed_indexes: str
+    failed_indexes: Sequence[int]
+    """Those that were given up, while the others may go on."""
 
     @property
     def is_finished(self) -> bool:
@@ -56,5 +57,11 @@ def view_job(job: Manifest) -> JobView:
         failure=None if failed is None else Said(failed.get("reason", ""), failed.get("message", "")),
         is_complete="Complete" in conditions,
         succeeded=int(status.get("succeeded") or 0),
-        completed_indexes=str(status.get("completedIndexes") or ""),
+        failed_indexes=_to_indexes(str(status.get("failedIndexes") or "")),
     )
+
+
+def _to_indexes(text: str) -> list[int]:
+    """Of an Indexed Job's status, such as 1,3-5."""
+    bounds = [part.partition("-") for part in text.split(",") if part]
+    return [index for first, _, last in bounds for index in range(int(first), int(last or first) + 1)]

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from llm_api.conditions import Reason
+from llm_api.report import ExitCode
 
 from llm_operator.observed import ClusterEvent, Refusal
 from llm_operator.status.endings import explain_exit
 from llm_operator.status.finding import Finding
-from llm_operator.status.pods import PodView, Said
+from llm_operator.status.pods import NO_TIME, PodView, Said
 
 IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 CONTAINER_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
@@ -38,19 +39,48 @@ _MISSING_ITEM = re.compile(r"references non-existent (secret|config) key: (\S+)"
 
 
 def find_obstacle(
-    pods: Sequence[PodView], events: Iterable[ClusterEvent], refusals: Sequence[Refusal], now: datetime
+    pods: Sequence[PodView],
+    events: Iterable[ClusterEvent],
+    refusals: Sequence[Refusal],
+    now: datetime,
+    wanted: int = 1,
 ) -> Finding | None:
-    """The first thing in the way: an object that was refused, a pod that can't start, pods that can't be made."""
+    """The first thing in the way: an object that was refused, a pod that can't start, pods that can't be made.
+
+    ``wanted``: how many pods there should be.
+    """
     if refusals:
         return explain_refused(refusals[0])
-    live, known = [pod for pod in pods if pod.is_live], list(events)
-    for pod in reversed(live):
+    known = list(events)
+    for pod in reversed([pod for pod in pods if pod.is_live]):
         about = [event for event in known if (event.kind, event.name) == ("Pod", pod.name)]
         found = explain_running(pod) if pod.is_running else explain_waiting(pod, about, now)
         if found is not None:
             return found
-    failed = [event for event in known if event.kind != "Pod" and event.reason == CREATION_REASON]
-    return explain_refusal(_newest(failed).message) if failed and not live else None
+    if count_missing(pods, wanted) == 0:
+        return None
+    lost = next((pod for pod in pods if pod.is_going and pod.is_node_silent), None)
+    return explain_missing(pods, known) if lost is None else explain_running(lost)
+
+
+def count_missing(pods: Sequence[PodView], wanted: int) -> int:
+    """Of ``wanted`` pods those that don't exist, and have not done their work either."""
+    return wanted - len({pod.index for pod in pods if pod.is_live or _is_done(pod)})
+
+
+def _is_done(pod: PodView) -> bool:
+    return pod.ended is not None and pod.ended.exit_code == ExitCode.DONE
+
+
+def explain_missing(pods: Sequence[PodView], events: Sequence[ClusterEvent]) -> Finding | None:
+    """Why no more pods are made. What was said before the newest was made may be over, and is said again if it isn't.
+
+    All pods of a Deployment share one index, so more of them than one are never waited for here.
+    """
+    newest = max((pod.created_at for pod in pods), default=NO_TIME)
+    failed = [event for event in events if event.kind != "Pod" and event.reason == CREATION_REASON]
+    told = [event for event in failed if event.last_seen_at >= newest]
+    return explain_refusal(_newest(told).message) if told else None
 
 
 def explain_running(pod: PodView) -> Finding | None:

@@ -17,6 +17,7 @@ from llm_operator.status.endings import explain_ending
 from llm_operator.status.finding import Finding
 from llm_operator.status.jobs import JobView
 from llm_operator.status.pods import PodView
+from llm_operator.status.queueing import explain_queue
 from llm_operator.status.verdict import Standing
 
 ACTIVE_PHASES = ("Preparing", "Training", "Evaluating", "Storing")
@@ -37,6 +38,8 @@ class RunFacts:
     """The spec asks for it."""
     is_queued: bool
     """A queue decides when the Job starts."""
+    queue_words: str | None
+    """Why it let the Job wait when it last looked; None where it didn't say."""
     holdup: Finding | None
     """What the operator itself waits for before it starts the run."""
     obstacle: Finding | None
@@ -113,8 +116,8 @@ def _failed(facts: RunFacts) -> RunVerdict | None:
 def _queued(facts: RunFacts) -> RunVerdict | None:
     if facts.job is None or not facts.job.is_suspended:
         return None
-    message = "waits for its queue to admit it; see its Workload with kubectl get workloads"
-    return _not_yet("Queued", Finding(Reason.QUEUED, message if facts.is_queued else "its Job is suspended"))
+    found = explain_queue(facts.pods, facts.queue_words)
+    return _not_yet("Queued", found if facts.is_queued else Finding(Reason.QUEUED, "its Job is suspended"))
 
 
 def _obstructed(facts: RunFacts) -> RunVerdict | None:

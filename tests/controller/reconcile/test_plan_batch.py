@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from llm_api.report import Outcome, Progress
-from llm_operator.observed import ObservedInference, ProgressReport
+from llm_api.report import FINAL_FAILURES, UNCOUNTED, ExitCode, Outcome, Progress
+from llm_operator.observed import ClusterEvent, ObservedInference, ProgressReport
 
 from tests.support.fine_tunes import NOW, condition, ended, name_of, running
-from tests.support.inferences import PREDICTS, carry_out, edit, plan, started
+from tests.support.inferences import PREDICTS, carry_out, edit, inference, plan, started, tuned
 
 SHARDS = 4
 ROWS = 40
@@ -153,3 +153,75 @@ def test_events_tell_each_phase_of_a_batch_with_what_its_condition_says() -> Non
     (note,) = plan(done).events
     assert (note.type, note.reason) == ("Normal", "Succeeded")
     assert note.message.startswith("38 of 40 rows are answered")
+
+
+def test_a_batch_with_a_queue_waits_in_it_and_says_why() -> None:
+    label = {"labels": {"kueue.x-k8s.io/queue-name": "gpus"}}
+    observed = ObservedInference(document=inference(PREDICTS, **label), fine_tune=tuned())
+    observed = carry_out(observed, plan(observed))
+    job = observed.jobs[0]
+    assert job["spec"]["suspend"] is True
+    said = ClusterEvent("Job", name_of(job), "Pending", "no quota for nvidia.com/gpu", NOW)
+    status = status_of(replace(observed, events=[said]))
+    assert status["phase"] == "Queued"
+    assert condition(status, "Complete")[1:] == (
+        "Queued", "waits for its queue to admit it: no quota for nvidia.com/gpu"
+    )  # fmt: skip
+
+
+TOO_LARGE = Outcome(reason="OutOfMemory", message="row 7 needs 20 GiB")
+
+
+def test_a_shard_that_is_given_up_stops_no_other_and_is_named_with_its_reason() -> None:
+    observed = started(PREDICTS)
+    job = observed.jobs[0]["spec"]
+    rules = {rule["action"]: rule.get("onExitCodes", {}).get("values") for rule in job["podFailurePolicy"]["rules"]}
+    assert rules["FailIndex"] == sorted(FINAL_FAILURES)
+    assert "FailJob" not in rules
+    assert job["backoffLimitPerIndex"] == 3
+    pods = [
+        of_shard(ended(observed, 12, TOO_LARGE, number=0), 2),
+        of_shard(running(observed, 1), 0),
+        of_shard(ended(observed, ExitCode.STOPPED, None, number=2), 1),
+    ]
+    status = status_of(with_batch(observed, pods, succeeded=1, completedIndexes="3", failedIndexes="2"))
+    assert status["phase"] == "Running"
+    assert condition(status, "Complete") == (
+        "Unknown", "Running", "1 of 4 shards are done; shard 2 failed, the others go on; shard 2: row 7 needs 20 GiB"
+    )  # fmt: skip
+
+
+def test_a_batch_of_which_shards_failed_says_which_and_how_the_rest_is_answered() -> None:
+    observed = started(PREDICTS)
+    pods = [
+        of_shard(ended(observed, 12, TOO_LARGE, number=0), 2),
+        of_shard(ended(observed, 20, Outcome(reason="StorageFailed", message="no route"), number=1), 1),
+        of_shard(ended(observed, 0, PART, number=2), 1),
+    ]
+    over = [{"type": "Failed", "status": "True", "reason": "FailedIndexes", "message": "Job has failed indexes"}]
+    status = status_of(with_batch(observed, pods, succeeded=1, failedIndexes="0,2-3", conditions=over))
+    assert status["phase"] == "Failed"
+    _, reason, message = condition(status, "Complete")
+    assert reason == "OutOfMemory", "and not of the shard that was tried again"
+    assert message.startswith("shards 0, 2, 3 failed; shard 2: row 7 needs 20 GiB; mend that and delete Job bot-")
+
+
+@pytest.mark.parametrize("code", sorted(UNCOUNTED))
+def test_a_pod_that_others_ended_is_not_why_a_batch_failed(code: int) -> None:
+    observed = started(PREDICTS)
+    pods = [
+        of_shard(ended(observed, 20, Outcome(reason="StorageFailed", message="no route"), number=0), 1),
+        of_shard(ended(observed, code, None, number=1), 2),
+    ]
+    over = [{"type": "Failed", "status": "True", "reason": "FailedIndexes", "message": ""}]
+    status = status_of(with_batch(observed, pods, failedIndexes="1", conditions=over))
+    assert condition(status, "Complete")[1] == "StorageFailed"
+
+
+def test_shards_that_a_quota_keeps_from_being_made_are_told_while_the_others_work() -> None:
+    observed = started(PREDICTS)
+    event = ClusterEvent("Job", name_of(observed.jobs[0]), "FailedCreate", "exceeded quota: gpus, requested: 1", NOW)
+    pods = [of_shard(running(observed, 0), 0), of_shard(ended(observed, 0, PART, number=0), 1)]
+    status = status_of(replace(with_batch(observed, pods, succeeded=1), events=[event]))
+    assert status["phase"] == "Running"
+    assert "1 of 4 shards are done; the namespace's quota gpus is used up" in condition(status, "Complete")[2]

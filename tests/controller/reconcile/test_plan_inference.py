@@ -168,10 +168,19 @@ def test_scaling_to_nothing_is_no_failure() -> None:
     assert status["phase"] == "Suspended"
 
 
+def metric_of(planned: Plan) -> tuple[str, str]:
+    """That its autoscaler follows, and its aim for each pod."""
+    (metric,) = of_kind(planned, "HorizontalPodAutoscaler")["spec"]["metrics"]
+    return metric["pods"]["metric"]["name"], metric["pods"]["target"]["averageValue"]
+
+
 def test_replicas_are_left_to_the_autoscaler_where_there_is_one() -> None:
     scaling = {"minReplicas": 2, "maxReplicas": 5, "target": {"metric": "queueDepth", "value": 8}}
     planned = plan(observe({**SERVES, "serve": {"autoscaling": scaling}}))
     assert kinds(planned)[-1] == "HorizontalPodAutoscaler"
+    assert metric_of(planned) == ("llm_serve_queue_depth", "8")
+    on_vllm = plan(observe({**SERVES, "serve": {"autoscaling": scaling, "engine": "vllm"}}))
+    assert metric_of(on_vllm) == ("vllm:num_requests_waiting", "8")
     assert "replicas" not in of_kind(planned, "Deployment")["spec"]
     observed = carry_out(observe({**SERVES, "serve": {"autoscaling": scaling}}), planned)
     plain = plan(edit(observed, {"serve": {"autoscaling": None}}))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llm_operator.build.autoscaler import METRICS
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.servers import RunningServer, running_server, serve_run
@@ -104,10 +105,12 @@ def test_what_runs_what_waits_and_what_the_cache_holds_are_shown_while_it_is_so(
     """On an engine that takes its time, or all would be over before it is looked at."""
     monkeypatch.setattr(server.state.metrics, "stepped", lambda **_: time.sleep(0.02))
     names = ("running_requests", "queue_depth", "cache_used_ratio")
+    scaled_by = METRICS["transformers"]["queueDepth"]
     assert [figure(server, name) for name in names[:2]] == [0, 0]
     with ThreadPoolExecutor(PLACES + 1) as threads:
         answers = [threads.submit(ask, server, LONG, f"number {number}") for number in range(PLACES + 1)]
         wait_until(lambda: [figure(server, name) for name in names[:2]] == [PLACES, 1])
+        assert f"{scaled_by} 1.0" in server.get("/metrics").text.splitlines(), "what an autoscaler is told to look at"
         used = figure(server, "cache_used_ratio")
         assert [answer.result() for answer in answers] == [200] * (PLACES + 1)
     assert 0 < used < 1
