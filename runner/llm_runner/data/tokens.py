@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from llm_runner.errors import ConfigInvalid
 
+Number = TypeVar("Number", np.int32, np.int64)
+
+ID_BYTES = 4
+OFFSETS, PROMPT_LENGTHS = ".offsets", ".prompts"
 MIN_PROMPT_TOKENS = 2
 """The last that a long answer leaves of a prompt: its first token and its last."""
 
@@ -35,10 +39,23 @@ class Example:
 
 
 @dataclass(frozen=True)
-class TokenizedRows:
-    """The rows of one split; their ids stay on disk and are read as they are asked for."""
+class IdFile:
+    """Token ids in a file, read piece by piece: of a map, all that was ever read counts as this process's memory."""
 
-    token_ids: npt.NDArray[np.int32]
+    path: Path
+
+    def __getitem__(self, span: slice) -> npt.NDArray[np.int32]:
+        return np.fromfile(self.path, np.int32, span.stop - span.start, offset=span.start * ID_BYTES)
+
+
+@dataclass(frozen=True)
+class TokenizedRows:
+    """The rows of one split; their ids stay on disk and are read as they are asked for.
+
+    Pickled, rows on disk are the path to them: another process of this machine reads and maps the same files.
+    """
+
+    token_ids: npt.NDArray[np.int32] | IdFile
     """All rows' ids end to end."""
     offsets: npt.NDArray[np.int64]
     """Where each row begins, and at last where the last one ends."""
@@ -47,7 +64,12 @@ class TokenizedRows:
     def __len__(self) -> int:
         return self.prompt_lengths.size
 
-    @property
+    def __reduce__(self) -> tuple[Any, ...]:
+        if isinstance(self.token_ids, IdFile):
+            return load_rows, (self.token_ids.path,)
+        return TokenizedRows, (self.token_ids, self.offsets, self.prompt_lengths)
+
+    @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each row, prompt and target."""
         return np.diff(self.offsets)
@@ -70,8 +92,22 @@ class TokenizedRows:
         return Example(token_ids, int(self.prompt_lengths[row]))
 
 
+def load_rows(path: Path) -> TokenizedRows:
+    """What a TokenWriter wrote to ``path`` and beside it."""
+    offsets = _map(path.with_suffix(OFFSETS), np.int64)
+    prompt_lengths = _map(path.with_suffix(PROMPT_LENGTHS), np.int32)
+    return TokenizedRows(IdFile(path), offsets, prompt_lengths)
+
+
+def _map(path: Path, number: type[Number]) -> npt.NDArray[Number]:
+    """An empty file can't be mapped."""
+    return np.memmap(path, number, "r") if path.stat().st_size > 0 else np.empty(0, number)
+
+
 class TokenWriter:
-    """Writes rows to the file at ``path`` one after the other, and gives them back as TokenizedRows."""
+    """Writes rows to the file at ``path`` one after the other, where they begin and how long their prompts are beside
+    it, and gives them back as TokenizedRows.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -94,9 +130,9 @@ class TokenWriter:
     def close(self) -> TokenizedRows:
         """The rows written; the file must stay as long as they are used."""
         self._file.close()
-        # An empty file can't be mapped.
-        mapped = np.memmap(self._path, np.int32, "r") if self._prompt_lengths else np.empty(0, np.int32)
-        return TokenizedRows(mapped, np.array(self._offsets), np.array(self._prompt_lengths, dtype=np.int32))
+        self._path.with_suffix(OFFSETS).write_bytes(self._offsets)
+        self._path.with_suffix(PROMPT_LENGTHS).write_bytes(self._prompt_lengths)
+        return load_rows(self._path)
 
 
 @dataclass(frozen=True)

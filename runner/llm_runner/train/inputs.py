@@ -28,6 +28,7 @@ from llm_runner.train.batch import Rows
 from llm_runner.train.device import choose_device
 from llm_runner.train.plan import RunSize
 from llm_runner.train.preference import build_method
+from llm_runner.train.ranks import ALONE, Ranks
 from llm_runner.train.refusals import check_config
 
 
@@ -52,30 +53,48 @@ class Inputs:
         return RunSize(train_rows=len(rows), longest_row_tokens=int(rows.lengths.max()))
 
 
-def gather_inputs(run: TrainRun, work_path: Path, reporter: Reporter) -> Inputs:
-    """Raises the error that a user should see first, cheapest checks first."""
+@dataclass(frozen=True)
+class _Fetched:
+    """A run's files, on this machine."""
+
+    data: DataFiles
+    base: FetchedModel
+    adapter_path: Path | None
+
+
+def gather_inputs(run: TrainRun, work_path: Path, reporter: Reporter, ranks: Ranks = ALONE) -> Inputs:
+    """Raises the error that a user should see first, cheapest checks first.
+
+    The first process of each machine fetches and tokenizes, below its own ``work_path``; the others use its files.
+    """
     trainer = check_config(run, choose_device())
-    for uri in (run.output_uri, run.checkpoint.uri):
-        check_writable(uri, run.s3)
-    token = read_token(run.hub_token_path)
-    files = fetch_data(run, work_path / "data", token)
-    base = fetch_base(run, token)
+    fetched = ranks.from_first_here(lambda: _fetch(run, work_path))
+    base, adapter_path = fetched.base, fetched.adapter_path
     model_config = load_config(base.path, run.config.model_parameters)
     tokenizer = load_tokenizer(base.path)
-    adapter_path = _fetch_adapter(run, work_path, token)
-    data = prepare_data(
-        run.config,
-        tokenizer,
-        files,
-        context_length=context_length(model_config, run.config.model_parameters),
-        work_path=work_path,
-        seed=run.seed,
-        warn=reporter.warning,
-        embed=fetch_embedding_model(run, token),
+    data = ranks.from_first_here(
+        lambda: prepare_data(
+            run.config,
+            tokenizer,
+            fetched.data,
+            context_length=context_length(model_config, run.config.model_parameters),
+            work_path=work_path,
+            seed=run.seed,
+            warn=reporter.warning,
+            embed=fetch_embedding_model(run, read_token(run.hub_token_path)),
+        )
     )
     if run.gate is not None and data.hold_out is None:
         raise ConfigInvalid("gate: there is no hold-out to measure on; add dataset.validation or preprocessing.split")
     return Inputs(trainer, base, model_config, tokenizer, data, adapter_path, *choose_rows(trainer, data))
+
+
+def _fetch(run: TrainRun, work_path: Path) -> _Fetched:
+    for uri in (run.output_uri, run.checkpoint.uri):
+        check_writable(uri, run.s3)
+    token = read_token(run.hub_token_path)
+    data = fetch_data(run, work_path / "data", token)
+    return _Fetched(data, fetch_base(run, token), _fetch_adapter(run, work_path, token))
 
 
 def choose_rows(trainer: TuningTrainer, data: PreparedData) -> tuple[Rows, Rows]:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed
 
-from llm_runner.errors import PeerLost
+from llm_runner.errors import PeerLost, RunError
 from llm_runner.train.launched import LOCAL_COUNT, LOCAL_RANK, is_rank
 from llm_runner.train.sharding import is_shared_out
 
@@ -35,8 +35,12 @@ class Ranks:
     count: int = 1
     count_here: int = 1
     """Of them on this machine."""
+    number_here: int = 0
+    """This process among those of its machine."""
     group: Any = None
     """torch's process group, on the host, for what is agreed on."""
+    group_here: Any = None
+    """The same of this machine's processes only."""
     share_layers: bool = False
     """Whether each forward and backward pass takes all of them, as they put layers together for it."""
 
@@ -91,12 +95,28 @@ class Ranks:
 
     def from_first(self, make: Callable[[], Value]) -> Value:
         """What the first process makes, and no other does, for all of them."""
-        if self.count == 1:
+        return make() if self.count == 1 else self._from(0, self.group, make)
+
+    def from_first_here(self, make: Callable[[], Value]) -> Value:
+        """What the first process of each machine makes, for all of that machine: files, and where they are."""
+        if self.count_here == 1:
             return make()
-        values: list[Any] = [make() if self.is_first else None]
+        return self._from(self.number - self.number_here, self.group_here, make)
+
+    def _from(self, maker: int, group: Any, make: Callable[[], Value]) -> Value:
+        """Where it can't be made all of them say why, not only that another process is gone."""
+        made: list[Any] = [None, None]
+        if self.number == maker:
+            try:
+                made = [make(), None]
+            except RunError as error:
+                made = [None, error]
         with _noticing_loss():
-            distributed.broadcast_object_list(values, src=0, group=self.group)
-        return values[0]  # type: ignore[no-any-return]
+            distributed.broadcast_object_list(made, src=maker, group=group)
+        value, error = made
+        if error is not None:
+            raise error
+        return value  # type: ignore[no-any-return]
 
     def wait(self) -> None:
         """Until all of them are here."""
@@ -163,9 +183,11 @@ def join_ranks() -> Iterator[Ranks]:
     with _noticing_loss():
         distributed.init_process_group("nccl" if on_cuda else "gloo", timeout=PATIENCE)
         group = distributed.new_group(backend="gloo", timeout=PATIENCE)
+        here, count_here = int(os.environ[LOCAL_RANK]), int(os.environ[LOCAL_COUNT])
+        group_here, _ = distributed.new_subgroups(count_here, timeout=PATIENCE, backend="gloo")
     number, count = distributed.get_rank(), distributed.get_world_size()
     try:
-        yield Ranks(number, count, int(os.environ[LOCAL_COUNT]), group)
+        yield Ranks(number, count, count_here, here, group, group_here)
     except RuntimeError as error:
         if is_loss_of_partner(error):
             raise PeerLost(_describe_loss(error)) from error

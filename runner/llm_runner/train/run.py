@@ -71,7 +71,7 @@ def train(
     Raises a RunError that says what went wrong; Stopped, after saving a checkpoint, once ``should_stop()`` is true.
     """
     reporter.phase("Preparing")
-    trained = _build(run, gather_inputs(run, work_path, reporter), reporter, work_path, should_stop, ranks)
+    trained = _build(run, gather_inputs(run, work_path, reporter, ranks), reporter, work_path, should_stop, ranks)
     state = trained.keeper.resume()
     _settle_tokens_per_forward(trained, state, reporter)
     if state.resumed_from_step is None:

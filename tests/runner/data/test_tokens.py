@@ -1,5 +1,6 @@
 """Tokens: an exact boundary, one BOS, one end, and cuts that keep the answer and the prompt's ends."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,17 @@ def test_no_rows_are_an_empty_set(tmp_path: Path) -> None:
         rows = writer.close()
     assert len(rows) == 0
     assert rows.lengths.size == 0
+
+
+def test_rows_that_another_process_is_told_of_are_the_same_files(tmp_path: Path) -> None:
+    with TokenWriter(tmp_path / "train.tokens") as writer:
+        for number in range(1000):
+            writer.append([number] * 50, [number] * 50)
+        rows = writer.close()
+    told = pickle.dumps(rows)
+    assert len(told) < 1000
+    other = pickle.loads(told)
+    assert (len(other), other.longest, other.lengths.tolist()) == (1000, 100, [100] * 1000)
+    for number in (0, 500, 999):
+        example = other.example(number)
+        assert (example.token_ids.tolist(), example.prompt_length) == ([number] * 100, 50)

@@ -150,3 +150,8 @@ def test_a_process_by_itself_exchanges_nothing() -> None:
     assert weight.grad.tolist() == [3.0, 3.0]
     assert (ALONE.total([1.5, 2.0]), ALONE.any(False), ALONE.gather("x")) == ([1.5, 2.0], False, ["x"])
     assert list(ALONE.passes(iter([[1], [2]]), lambda: 0)) == [([1], True), ([2], True)]
+
+
+def test_the_processes_of_a_machine_tokenize_once_and_use_the_same_files(runs: dict[str, TrainRun]) -> None:
+    jobs = Path(runs["lora"].output_uri).parents[1] / "jobs"
+    assert [path.parent.name for path in (jobs / "lora").rglob("train.tokens")] == ["rank-0"]
