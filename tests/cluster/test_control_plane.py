@@ -1,11 +1,14 @@
 """The API server that tests use is a real one: it starts anew, stands beside others, and takes what we ship."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.support.cluster.access import Access
 from tests.support.cluster.control_plane import ControlPlane, Settings, run_control_plane
+from tests.support.documents import build_config, build_manifest, issues_of_manifest
 from tests.support.repository import ROOT, repository_files
 
 CRDS = [path for path in repository_files(".yaml") if path.parts[0] == "crds"]
@@ -41,6 +44,48 @@ def test_a_mistake_is_refused_at_apply(with_crds: Access) -> None:
     result = with_crds.run_kubectl("apply", "-f", "-", stdin=manifest)
     assert result.returncode != 0
     assert "quantization.bits" in result.stderr
+
+
+TUNED = "adapter: {type: lora}, trainer: {type: finetune, batch_size: 8}"
+AT_LEAST_1 = "(greater than or equal to|at least) 1"
+SHARED = "a multiple of nodes times accelerators.count"
+WRONG_NUMBERS = [
+    ("{}", "{compute: {nodes: 0}}", "compute.nodes", AT_LEAST_1),
+    ("{}", "{compute: {accelerators: {count: 0}}}", "compute.accelerators.count", AT_LEAST_1),
+    ("{}", "{run: {startTimeoutSeconds: 0}}", "run.startTimeoutSeconds", AT_LEAST_1),
+    (
+        f"{{{TUNED}}}",
+        "{compute: {accelerators: {count: 3}}}",
+        "compute",
+        "a multiple of nodes times accelerators.count",
+    ),
+    (f"{{{TUNED}}}", "{compute: {nodes: 16}}", "compute", SHARED),
+    ("{trainer: {type: none}}", "{compute: {nodes: 2}}", "compute", "write one node and one accelerator"),
+    (
+        f"{{{TUNED}, quantization: {{bits: 8}}}}",
+        "{compute: {nodes: 2, parallelism: fsdp}}",
+        "compute.parallelism",
+        r"write quantization: \{bits: 4\}, or parallelism: ddp",
+    ),
+]
+"""Sections of a config, parts of a spec, where they are told of, and what is said, as a pattern."""
+
+
+@pytest.mark.parametrize(("sections", "spec", "path", "says"), WRONG_NUMBERS)
+def test_a_number_that_can_not_be_is_refused_at_apply_and_by_validate_alike(
+    with_crds: Access, sections: str, spec: str, path: str, says: str
+) -> None:
+    manifest = build_manifest("LLMFineTune", spec, build_config(sections))
+    apply = ("apply", "--server-side", "--dry-run=server", "-f", "-")
+    refused = with_crds.run_kubectl(*apply, stdin=json.dumps(manifest))
+    assert refused.returncode != 0
+    assert f"spec.{path}: " in refused.stderr
+    assert re.search(says, refused.stderr)
+    (issue,) = issues_of_manifest(manifest)
+    assert issue.path == f"spec.{path}"
+    assert re.search(says, issue.message)
+    del manifest["spec"][spec[1:].partition(":")[0]]
+    with_crds.kubectl(*apply, stdin=json.dumps(manifest))
 
 
 def test_a_stopped_api_server_comes_back_with_all_that_it_was_told(tmp_path: Path) -> None:

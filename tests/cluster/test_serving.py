@@ -35,11 +35,11 @@ print(json.dumps({"names": names, "whole": whole.choices[0].message.content, "st
                   "tokens": text.usage.completion_tokens}))
 """
 LOAD = """
-import threading
-answered, failures = [], []
-until = time.monotonic() + %d
+import signal, threading
+answered, failures, enough = [], [], threading.Event()
+signal.signal(signal.SIGUSR1, lambda *_: enough.set())
 def ask():
-    while time.monotonic() < until:
+    while not enough.is_set():
         try:
             client.completions.create(model="answers", prompt="what comes", max_tokens=4)
             answered.append(1)
@@ -50,7 +50,8 @@ for thread in threads: thread.start()
 for thread in threads: thread.join()
 print(json.dumps({"answered": len(answered), "failures": failures[:5]}))
 """
-LOAD_SECONDS = 100
+STOP_LOAD = "import os, signal; os.kill(1, signal.SIGUSR1)"
+SERVERS = 2
 
 
 def build_inference(installation: Installation, namespace: str, name: str, **spec: Any) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def clients(installation: Installation, namespace: str) -> Clients:
 @pytest.fixture(scope="module")
 def served(installation: Installation, namespace: str) -> Served:
     """Applied before its model is there, as GitOps tools do."""
-    serve = {"apiKey": {"secretRef": {"name": KEY_SECRET, "key": "key"}}}
+    serve = {"replicas": SERVERS, "apiKey": {"secretRef": {"name": KEY_SECRET, "key": "key"}}}
     tune = build_fine_tune(installation, namespace, "bot", config={"base_model": CHAT})
     installation.cluster.apply(build_inference(installation, namespace, "answers", serve=serve))
     served = Served(installation, namespace, "answers")
@@ -132,18 +133,19 @@ def test_people_see_where_it_answers(installation: Installation, served: Served)
     header, row = installation.cluster.kubectl("get", "llminf", "-n", served.namespace).splitlines()
     assert header.split() == ["NAME", "PHASE", "MODEL", "READY", "URL", "AGE"]
     assert row.split()[:5] == [
-        "answers", "Serving", "bot", "1/1", f"http://answers.{served.namespace}.svc:8000"
+        "answers", "Serving", "bot", f"{SERVERS}/{SERVERS}", f"http://answers.{served.namespace}.svc:8000"
     ]  # fmt: skip
 
 
-def test_a_new_artifact_and_a_new_config_are_rolled_out_without_a_failed_request(
+def test_a_new_artifact_is_rolled_out_to_all_servers_without_a_failed_request(
     installation: Installation, namespace: str, served: Served, clients: Clients
 ) -> None:
     before = served.status
-    clients.start("load", CONNECT + LOAD % LOAD_SECONDS)
+    clients.start("load", CONNECT + LOAD)
     Watched(installation, namespace, "bot").patch({"config": {"trainer": {"learning_rate": 0.002}}})
     served.wait_for_new_servers(before)
-    said = json.loads(clients.finish("load", LOAD_SECONDS + 60))
+    installation.cluster.kubectl("exec", "load", "-n", namespace, "--", "python3", "-c", STOP_LOAD)
+    said = json.loads(clients.finish("load"))
     assert said["failures"] == []
     assert said["answered"] > 50
 
@@ -152,5 +154,5 @@ def test_it_is_scaled_to_none_and_back(installation: Installation, served: Serve
     scale = ("scale", "llminf/answers", "-n", served.namespace)
     installation.cluster.kubectl(*scale, "--replicas=0")
     served.wait_until(lambda status: status["phase"] == "Suspended", "without servers", 120)
-    installation.cluster.kubectl(*scale, "--replicas=1")
+    installation.cluster.kubectl(*scale, f"--replicas={SERVERS}")
     served.wait_for("Ready", READY_SECONDS)
