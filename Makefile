@@ -84,6 +84,7 @@ bench: $(INSTALLED) model ## Measure training and generation side by side with t
 	@$(BIN)/python benchmarks/train.py --save
 	@$(BIN)/python benchmarks/generate.py --save
 	@$(BIN)/python benchmarks/serve.py --save
+	@$(BIN)/python benchmarks/data.py --save
 
 .PHONY: images
 images: $(INSTALLED) ## Build both images with buildah, on BASE_IMAGE=... and for ACCELERATOR=cuda or cpu

@@ -26,6 +26,8 @@ from llm_runner.errors import DataInvalid
 Row = dict[str, Any]
 
 BATCH_ROWS = 1000
+PARQUET_BUFFER_BYTES = 2**20
+"""Of a column: without, a whole row group's, which may be the whole file's, would be read at once."""
 MAX_CELL_CHARS = 2**31 - 1
 EXCERPT_CHARS = 60
 
@@ -71,7 +73,7 @@ def _read(path: Path, found: Format, columns: Sequence[str] | None) -> Iterator[
 
 
 def _read_parquet(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False) as file:
         names = file.schema_arrow.names
         _refuse_duplicates(path, names)
         wanted = [name for name in names if columns is None or name in columns]

@@ -59,7 +59,7 @@ class Source:
     def training_table_rows(self, counts: GapCounts) -> Iterator[tuple[int, Row]]:
         """The complete rows of the training table, those of UNUSED split too."""
         rows = complete_rows(self.tables[TRAIN].rows(self.columns.read), self.gaps, counts)
-        return zip(self.splits.tolist(), rows, strict=True)
+        return zip(map(int, self.splits), rows, strict=True)
 
     def labelled_rows(self, counts: GapCounts) -> Iterator[tuple[int, Row]]:
         """All rows that are used, file after file."""

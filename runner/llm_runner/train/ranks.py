@@ -113,9 +113,9 @@ class Ranks:
                 made = [None, error]
         with _noticing_loss():
             distributed.broadcast_object_list(made, src=maker, group=group)
-        value, error = made
-        if error is not None:
-            raise error
+        value, failure = made
+        if failure is not None:
+            raise failure
         return value  # type: ignore[no-any-return]
 
     def wait(self) -> None:
