@@ -79,7 +79,7 @@ cluster-down: $(INSTALLED) ## Remove that cluster
 	@$(BIN)/python scripts/cluster.py down
 
 .PHONY: bench
-bench: $(INSTALLED) model ## Measure training and generation side by side with their peers (about an hour)
+bench: $(INSTALLED) model ## Measure training and generation side by side with their peers (about two hours)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[bench]'
 	@$(BIN)/python benchmarks/train.py --save
 	@$(BIN)/python benchmarks/generate.py --save
