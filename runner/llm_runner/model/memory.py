@@ -39,6 +39,9 @@ CHUNK_TARGETS = 128
 OVERHEAD_BYTES = {"cpu": int(0.9 * GIB), "cuda": int(0.8 * GIB)}
 """The libraries in a process; CUDA's context and work spaces."""
 
+GATHERED_LAYERS = 2
+"""Layers that are whole at a time where they are shared out: one is computed with, the next is being fetched."""
+
 ALLOCATOR_SLACK = {"cpu": 1.45, "cuda": 1.15}
 """Peak over what backward keeps: gradients on their way, and memory that the allocator holds in pieces."""
 
@@ -76,6 +79,8 @@ class MemoryPlan:
     """Whether 4-bit layers are dequantized once."""
     total_steps: int = 2**31
     """Optimizer steps of the run; AdaLoRA refuses too few."""
+    shared_by: int = 1
+    """Processes that share out the decoder's layers, with what is trained in them; 1: each has all of them."""
 
 
 def estimate_memory(config: PretrainedConfig, plan: MemoryPlan, device: torch.device | str = "cpu") -> MemoryEstimate:
@@ -87,22 +92,25 @@ def estimate_memory(config: PretrainedConfig, plan: MemoryPlan, device: torch.de
         need = _adapter_need(model, plan)
     return MemoryEstimate(
         weights_bytes=weights_bytes,
-        trained_bytes=_trained_bytes(need.trained, plan) + need.held,
+        trained_bytes=_trained_bytes(_trained_here(model, need, plan), plan) + need.held,
         activations_bytes=int(_activations_bytes(config, plan, need) * ALLOCATOR_SLACK.get(kind, 1.45)),
         loss_bytes=CHUNK_TARGETS * config.get_text_config().vocab_size * (4 + 4 + plan.dtype.itemsize),
         overhead_bytes=OVERHEAD_BYTES.get(kind, OVERHEAD_BYTES["cpu"]),
     )
 
 
-def available_memory(device: torch.device | str = "cpu") -> int:
-    """Free bytes of the device; of the machine, or of the container's limit if that is nearer."""
+def available_memory(device: torch.device | str = "cpu", *, processes: int = 1) -> int:
+    """Free bytes of the device; of the machine, or of the container's limit if that is nearer.
+
+    A CPU's memory is for as many ``processes`` as run on it, each of which gets the same part.
+    """
     device = torch.device(device)
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     # What this process holds already is in the estimate too.
-    free = psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    free = psutil.virtual_memory().available // processes + psutil.Process().memory_info().rss
     limit = container_limit(Path("/sys/fs/cgroup"))
-    return free if limit is None else min(free, limit)
+    return free if limit is None else min(free, limit // processes)
 
 
 def container_limit(cgroup_path: Path) -> int | None:
@@ -120,7 +128,7 @@ def check_memory(estimate: MemoryEstimate, available_bytes: int, plan: MemoryPla
     """Raises OutOfMemory, with what to change, where the estimate exceeds what there is."""
     if estimate.total_bytes > available_bytes:
         raise OutOfMemory(
-            f"this fine-tune needs about {estimate.total_bytes / GIB:.1f} GiB ({describe(estimate)}), "
+            f"this fine-tune needs about {estimate.total_bytes / GIB:.1f} GiB{_where(plan)} ({describe(estimate)}), "
             f"and there are {available_bytes / GIB:.1f} GiB. Try {', '.join(_advice(plan))}"
         )
 
@@ -137,6 +145,10 @@ def describe(estimate: MemoryEstimate) -> str:
     return ", ".join(f"{name} {size_bytes / GIB:.1f}" for name, size_bytes in ordered)
 
 
+def _where(plan: MemoryPlan) -> str:
+    return "" if plan.shared_by == 1 else f" in each of {plan.shared_by} processes, layers shared out"
+
+
 def _advice(plan: MemoryPlan) -> list[str]:
     advice = []
     if plan.adapter is None:
@@ -149,10 +161,30 @@ def _advice(plan: MemoryPlan) -> list[str]:
 
 
 def _weights_bytes(model: PreTrainedModel, plan: MemoryPlan) -> int:
-    """Of the base model. Only linear layers are quantized, and not the output head."""
+    """Of the base model. Only linear layers are quantized, and not the output head, which is never shared out."""
     total = sum(parameter.numel() for parameter in model.parameters())
     linear = sum(math.prod(width_of(module)) for module in linear_modules(model).values())
-    return int((total - linear) * plan.dtype.itemsize + linear * _bytes_of_linear_weight(plan))
+    whole = int((total - linear) * plan.dtype.itemsize + linear * _bytes_of_linear_weight(plan))
+    if plan.shared_by == 1:
+        return whole
+    layers, in_layers = _layers_of(model)
+    of_layers = (in_layers - linear) * plan.dtype.itemsize + linear * _bytes_of_linear_weight(plan)
+    return whole - int(of_layers * (1 - 1 / plan.shared_by - min(1.0, GATHERED_LAYERS / layers)))
+
+
+def _layers_of(model: PreTrainedModel) -> tuple[int, int]:
+    """How many layers the decoder has, and the numbers in them."""
+    lists = (child for child in model.get_decoder().children() if isinstance(child, torch.nn.ModuleList))
+    layers = max(lists, key=len, default=torch.nn.ModuleList())
+    return max(1, len(layers)), sum(parameter.numel() for parameter in layers.parameters())
+
+
+def _trained_here(model: PreTrainedModel, need: AdapterNeed, plan: MemoryPlan) -> int:
+    """Numbers that one process trains: an adapter's are in the layers, and shared out as these are."""
+    if plan.shared_by == 1:
+        return need.trained
+    in_layers = need.trained if plan.adapter is not None else min(need.trained, _layers_of(model)[1])
+    return need.trained - in_layers + math.ceil(in_layers / plan.shared_by)
 
 
 def _bytes_of_linear_weight(plan: MemoryPlan) -> float:

@@ -33,7 +33,7 @@ from llm_runner.train.inputs import Inputs, gather_inputs
 from llm_runner.train.keeper import CheckpointPlace, Keeper
 from llm_runner.train.learner import Learner
 from llm_runner.train.loop import Loop, LoopPlan
-from llm_runner.train.memory import check_fit
+from llm_runner.train.memory import settle_sharing
 from llm_runner.train.plan import plan_growth, plan_horizon, plan_loop, plan_plateau, plan_sizes_to_try
 from llm_runner.train.push import push_artifact
 from llm_runner.train.ranks import ALONE, Ranks
@@ -114,8 +114,8 @@ def _build(
     plan = plan_loop(inputs.trainer, inputs.size, checkpoint_every=every, seed=run.seed, ranks=ranks.count)
     device = choose_device()
     dtype = resolve_dtype(run, device, reporter)
-    ranks = replace(ranks, share_layers=ranks.count > 1 and run.together.parallelism == "fsdp")
-    check_fit(run, inputs, plan.total_steps, device, dtype)
+    shares = settle_sharing(run, inputs, plan.total_steps, device, dtype, ranks, reporter)
+    ranks = replace(ranks, share_layers=shares)
     model = build_model(run, inputs, plan, device=device, dtype=dtype, reporter=reporter, ranks=ranks)
     learner = build_learner(run, inputs, plan, model, reporter, ranks)
     plateau, growth = plan_plateau(inputs.trainer), plan_growth(inputs.trainer)

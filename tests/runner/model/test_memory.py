@@ -147,6 +147,27 @@ def test_a_start_in_the_base_is_held_as_long_as_the_model(config: LlamaConfig, s
     assert kept > 0
 
 
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
+def test_shared_out_layers_are_held_by_their_share_and_two_of_them_whole(
+    config: LlamaConfig, adapter: AnyAdapter | None
+) -> None:
+    model = build_model(config)
+    layers = sum(one.numel() for one in model.model.layers.parameters())
+    outside = sum(one.numel() for one in model.parameters()) - layers
+    whole, shared = (estimate_memory(config, replace(PLAN, adapter=adapter, shared_by=n)) for n in (1, 8))
+    assert whole.weights_bytes == 4 * (outside + layers)
+    assert shared.weights_bytes == pytest.approx(4 * (outside + layers / 8 + 2 * layers / 4), rel=0.001)
+    numbers = outside + layers / 8 if adapter is None else whole.trained_bytes / (4 * 4) / 8
+    assert shared.trained_bytes == pytest.approx(numbers * (4 * 3 if adapter is None else 4 * 4), rel=0.001)
+    assert shared.activations_bytes == whole.activations_bytes
+
+
+def test_the_processes_of_a_cpu_have_equal_parts_of_its_memory() -> None:
+    alone, one_of_four = available_memory(), available_memory(processes=4)
+    assert one_of_four < alone
+    assert 4 * one_of_four > alone / 2
+
+
 @pytest.fixture
 def variants(config: LlamaConfig) -> dict[str, MemoryEstimate]:
     plans = {
