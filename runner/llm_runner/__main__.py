@@ -1,5 +1,5 @@
 """The command line: ``train``, ``serve``, ``predict``, ``export`` and ``delete RUN.json`` as pods call it, and for this
-machine ``run`` and ``profile -f MANIFEST``, and ``upload ARTIFACT``.
+machine ``run``, ``profile`` and ``estimate -f MANIFEST``, and ``upload ARTIFACT``.
 
 Reads the input, wires up who is told, and turns every way to end into an exit code and an Outcome. Heavy libraries are
 imported once the input is known to be good.
@@ -27,6 +27,7 @@ from rich.text import Text
 
 from llm_runner.arguments import (
     add_common_arguments,
+    add_estimate_arguments,
     add_inference_arguments,
     add_manifest_arguments,
     add_upload_arguments,
@@ -181,6 +182,13 @@ def start_profiling(run: TrainRun, options: argparse.Namespace, reporter: Report
         return profile(run, options.output_dir, reporter=reporter, work_path=work_path)
 
 
+def start_estimating(run: AnyLocalRun, options: argparse.Namespace, reporter: Reporter, work_path: Path) -> Outcome:
+    with quiet_libraries():
+        from llm_runner.local.estimate import estimate
+
+        return estimate(run, options.device, options.longest_row, reporter=reporter, work_path=work_path)
+
+
 def start_uploading(_load: object, options: argparse.Namespace, reporter: Reporter, work_path: Path) -> Outcome:
     with quiet_libraries():
         from llm_runner.local.upload import Upload, upload
@@ -217,12 +225,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_manifest_arguments(profile)
     profile.set_defaults(load=load_profiled, start=start_profiling, output_dir=Path.cwd())
+    estimate = commands.add_parser("estimate", help="say how much memory a manifest takes, and which accelerators fit")
+    add_manifest_arguments(estimate)
+    add_estimate_arguments(estimate)
+    estimate.set_defaults(load=load_estimated, start=start_estimating)
     upload = commands.add_parser("upload", help="push a stored model to a Hugging Face hub; its token is HF_TOKEN")
     add_upload_arguments(upload)
     upload.set_defaults(load=lambda *_: "nothing to read", start=start_uploading)
     for command in (train, predict, local):
         command.add_argument("--metrics-port", type=int, metavar="N", help="serve Prometheus metrics on this port")
-    for command in (train, predict, local, serve, export, delete, profile, upload):
+    for command in (train, predict, local, serve, export, delete, profile, estimate, upload):
         add_common_arguments(command)
     return parser
 
@@ -265,6 +277,12 @@ def load_profiled(options: argparse.Namespace, _reporter: Reporter, work_path: P
     manifest, *beside = options.manifests
     choices = LocalOptions(options.name, dict(options.volumes), options.output_dir, beside)
     return load_local_run(manifest, choices, work_path, kinds=["LLMFineTune"]).run
+
+
+def load_estimated(options: argparse.Namespace, _reporter: Reporter, work_path: Path) -> AnyLocalRun:
+    manifest, *beside = options.manifests
+    choices = LocalOptions(options.name, dict(options.volumes), options.output_dir, beside, options.model_dir)
+    return load_local_run(manifest, choices, work_path).run
 
 
 def build_reporter() -> Reporter:

@@ -45,6 +45,14 @@ def add_inference_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that its requests must carry")
 
 
+def add_estimate_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="on what; default: cuda")
+    command.add_argument(
+        "--longest-row", type=int, metavar="TOKENS", help="of the data; default: what the config's limits allow"
+    )
+    command.add_argument("--model-dir", type=Path, metavar="DIR", help="the tuned model that answers an LLMInference")
+
+
 def add_common_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--work-dir", type=Path, metavar="DIR", help="scratch folder; default: one that is deleted")
     command.add_argument(

@@ -26,12 +26,17 @@ def check_folder(path: Path) -> None:
         ModelNotFound: a file is missing or damaged.
         ConfigInvalid: the model needs code of its own, is of another kind, or is quantized by another library.
     """
+    check_kind(path)
+    for file in weight_files(path):
+        _check_weight_file(file)
+
+
+def check_kind(path: Path) -> None:
+    """The same of config.json alone, wherever the weights are."""
     description = read_description(path)
     _check_code(path, description)
     _check_architecture(path, description)
     _check_quantization(path, description)
-    for file in weight_files(path):
-        _check_weight_file(file)
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from transformers import (
 
 from llm_runner.errors import ConfigInvalid, ModelNotFound
 from llm_runner.model.dequantize import keep_differentiable
-from llm_runner.model.folder import check_folder, quantization_method, read_description
+from llm_runner.model.folder import check_folder, check_kind, quantization_method, read_description
 from llm_runner.model.precision import choose_dtype
 from llm_runner.model.rope import scale_rope
 
@@ -58,8 +58,14 @@ def _pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def load_config(path: Path, model_parameters: ModelParameters | None = None) -> PretrainedConfig:
-    """The model's own config, with RoPE scaling put into it. Loads no weights."""
+    """The model's own config, with RoPE scaling put into it, beside whole weights. Loads none of these."""
     check_folder(path)
+    return read_config(path, model_parameters)
+
+
+def read_config(path: Path, model_parameters: ModelParameters | None = None) -> PretrainedConfig:
+    """The same, wherever the weights are."""
+    check_kind(path)
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -99,6 +99,35 @@ def estimate_memory(config: PretrainedConfig, plan: MemoryPlan, device: torch.de
     )
 
 
+def serving_bytes(
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    quantization: Quantization | None,
+    step_tokens: int,
+    device: torch.device,
+) -> dict[str, int]:
+    """What answering takes beside the key-value cache, by what it is for. A CPU keeps its weights in two orders."""
+    plan = MemoryPlan(step_tokens, dtype, quantization)
+    with torch.device("meta"):
+        weights = _weights_bytes(AutoModelForCausalLM.from_config(config, dtype=dtype), plan)
+    text: Any = config.get_text_config()
+    passing = step_tokens * (4 * int(text.hidden_size) + 3 * _mlp_width(text)) * max(4, dtype.itemsize)
+    return {
+        "weights": 2 * weights if device.type == "cpu" and dtype == torch.bfloat16 else weights,
+        "activations": passing,
+        "libraries": OVERHEAD_BYTES.get(device.type, OVERHEAD_BYTES["cpu"]),
+    }
+
+
+def cache_token_bytes(config: PretrainedConfig, dtype: torch.dtype) -> int:
+    """What the key-value cache keeps of one token over all layers."""
+    text: Any = config.get_text_config()
+    heads = _largest(text.num_attention_heads)
+    size = getattr(text, "head_dim", None) or int(text.hidden_size) // heads
+    shared = _largest(getattr(text, "num_key_value_heads", None) or heads)
+    return 2 * int(text.num_hidden_layers) * shared * size * dtype.itemsize
+
+
 def available_memory(device: torch.device | str = "cpu", *, processes: int = 1) -> int:
     """Free bytes of the device; of the machine, or of the container's limit if that is nearer.
 

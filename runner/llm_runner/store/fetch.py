@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm_api.run import S3Settings
@@ -15,6 +15,7 @@ from llm_runner.store.s3_errors import s3_reading
 from llm_runner.store.uri import HubLocation, S3Location, local_path, parse_hub, parse_hub_model, parse_s3, scheme_of
 from llm_runner.store.web import fetch_web_file
 
+MODEL_CONFIG = "config.json"
 DEFAULT_CACHE_PATH = Path("~/.cache/llm-operator/models")
 
 
@@ -85,6 +86,25 @@ def fetch_model(
     _check_hub_id(base_model, model_root, key)
     path, revision = fetch_hub_model(parse_hub_model(base_model), cache_path, token, missing=ModelNotFound)
     return FetchedModel(path, revision)
+
+
+def fetch_model_config(
+    base_model: str, destination: Path, *, model_root: Path | None, s3: S3Settings, token: str | None
+) -> Path:
+    """A folder with a model's config.json: its own where it is here, else ``destination``, without any weights.
+
+    Raises:
+        ModelNotFound, ModelAccessDenied, StorageFailed: as their names say.
+    """
+    local = _find_local(base_model, model_root)
+    if local is not None:
+        return local
+    if base_model.startswith("s3://"):
+        uri = f"{base_model.rstrip('/')}/{MODEL_CONFIG}"
+        return fetch_file(uri, destination, s3, missing=ModelNotFound).parent
+    _check_hub_id(base_model, model_root, "base_model")
+    location = replace(parse_hub_model(base_model), path=MODEL_CONFIG)
+    return fetch_hub_file(location, destination, token, missing=ModelNotFound).parent
 
 
 def fetch_folder(uri: str, destination: Path, s3: S3Settings) -> Path:

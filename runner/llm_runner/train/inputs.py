@@ -50,7 +50,8 @@ class Inputs:
     @property
     def size(self) -> RunSize:
         rows = self.train_rows
-        return RunSize(train_rows=len(rows), longest_row_tokens=int(rows.lengths.max()))
+        lengths = rows.lengths
+        return RunSize(len(rows), longest_row_tokens=int(lengths.max()), train_tokens=int(lengths.sum()))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ out for that.
 from dataclasses import dataclass, replace
 
 import torch
+from llm_api.config import TuningTrainer
 from llm_api.run import TrainRun
 from llm_api.sharing import can_share_layers
 
@@ -19,7 +20,7 @@ from llm_runner.model.memory import (
 )
 from llm_runner.report.reporter import Reporter
 from llm_runner.train.inputs import Inputs
-from llm_runner.train.plan import plan_sizes_to_try, plan_tokens_per_forward
+from llm_runner.train.plan import RunSize, plan_sizes_to_try, plan_tokens_per_forward
 from llm_runner.train.ranks import Ranks
 
 
@@ -49,7 +50,7 @@ def settle_sharing(
     where one of them has no room for all layers. Raises OutOfMemory, with both figures and what to change, where
     there is no room either way; what the adapter can't be put into, too.
     """
-    plan = plan_memory(run, inputs, total_steps, device, dtype)
+    plan = plan_memory(run, inputs.trainer, inputs.size, total_steps, device, dtype)
     whole = _measure(inputs, plan, device, ranks)
     if not _wants_sharing(run, whole, ranks):
         check_memory(whole.estimate, whole.available_bytes, whole.plan)
@@ -70,14 +71,14 @@ def _wants_sharing(run: TrainRun, whole: Fit, ranks: Ranks) -> bool:
 
 
 def plan_memory(
-    run: TrainRun, inputs: Inputs, total_steps: int, device: torch.device, dtype: torch.dtype
+    run: TrainRun, trainer: TuningTrainer, size: RunSize, total_steps: int, device: torch.device, dtype: torch.dtype
 ) -> MemoryPlan:
-    trainer = inputs.trainer
-    longest = inputs.size.longest_row_tokens
-    tried = plan_sizes_to_try(trainer, inputs.size, device.type)
-    tokens = tried[0] if tried else max(plan_tokens_per_forward(trainer, inputs.size, device.type), longest)
+    """What a forward pass of a run with rows of this size takes at most, were it alone."""
+    tried = plan_sizes_to_try(trainer, size, device.type)
+    longest = size.longest_row_tokens
+    tokens = tried[0] if tried else max(plan_tokens_per_forward(trainer, size, device.type), longest)
     return MemoryPlan(
-        batch_tokens=min(tokens, *_tokens_of_a_step(inputs)),
+        batch_tokens=min(tokens, _tokens_of_a_step(trainer, size)),
         dtype=dtype,
         quantization=run.config.quantization,
         adapter=run.config.adapter,
@@ -100,9 +101,8 @@ def _tell(whole: Fit, shared: Fit) -> str:
     )
 
 
-def _tokens_of_a_step(inputs: Inputs) -> tuple[int, int]:
-    """Bounds: of all rows, and of the largest step, unless it may grow."""
-    all_tokens = int(inputs.train_rows.lengths.sum())
-    if inputs.trainer.increase_batch_size_on_plateau > 0:
-        return all_tokens, all_tokens
-    return all_tokens, inputs.trainer.rows_per_step() * inputs.size.longest_row_tokens
+def _tokens_of_a_step(trainer: TuningTrainer, size: RunSize) -> int:
+    """Bounded by all rows, and by the largest step, unless it may grow."""
+    if trainer.increase_batch_size_on_plateau > 0:
+        return size.train_tokens
+    return min(size.train_tokens, trainer.rows_per_step() * size.longest_row_tokens)

@@ -24,6 +24,8 @@ class RunSize:
 
     train_rows: int
     longest_row_tokens: int
+    train_tokens: int = UNBOUNDED
+    """Of all rows that train, where that is known."""
 
 
 def plan_loop(

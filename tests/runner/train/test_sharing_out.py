@@ -49,7 +49,7 @@ def make(llama_path: Path, tmp_path: Path) -> Any:
 
 def needs(run: TrainRun, inputs: Inputs) -> tuple[int, int]:
     """Bytes of a process that has all layers, and of one that has its share."""
-    plan = plan_memory(run, inputs, 10, CPU, torch.float32)
+    plan = plan_memory(run, inputs.trainer, inputs.size, 10, CPU, torch.float32)
     plans = (plan, replace(plan, shared_by=PROCESSES))
     whole, shared = (estimate_memory(inputs.model_config, one).total_bytes for one in plans)
     return whole, shared
