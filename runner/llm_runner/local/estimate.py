@@ -5,7 +5,8 @@ A fine-tune is estimated by the function that refuses it where it doesn't fit, a
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -101,10 +102,11 @@ def estimate_training(run: TrainRun, config: PretrainedConfig, longest: int, dev
     if not isinstance(trainer, TuningTrainer):
         raise ConfigInvalid("trainer: {type: none} trains nothing; an LLMInference of this model tells what it takes")
     kind, count = torch.device(device), run.together.processes
-    plan = plan_memory(run, trainer, RunSize(MANY_STEPS, longest), MANY_STEPS, kind, _dtype_of(run, kind))
-    found = [Way("ddp" if count > 1 else "whole", _parts_of(config, plan, kind))]
+    size = RunSize(MANY_STEPS, longest)
+    plan = partial(plan_memory, run, trainer, size, MANY_STEPS, kind, _dtype_of(run, kind))
+    found = [Way("ddp" if count > 1 else "whole", _parts_of(config, plan(), kind))]
     if count > 1 and can_share_layers(run.config):
-        found.append(Way("fsdp", _parts_of(config, replace(plan, shared_by=count), kind)))
+        found.append(Way("fsdp", _parts_of(config, plan(shared_by=count), kind)))
     return found
 
 

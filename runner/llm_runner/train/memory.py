@@ -2,7 +2,8 @@
 out for that.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from llm_api.config import TuningTrainer
@@ -50,12 +51,12 @@ def settle_sharing(
     where one of them has no room for all layers. Raises OutOfMemory, with both figures and what to change, where
     there is no room either way; what the adapter can't be put into, too.
     """
-    plan = plan_memory(run, inputs.trainer, inputs.size, total_steps, device, dtype)
-    whole = _measure(inputs, plan, device, ranks)
+    plan = partial(plan_memory, run, inputs.trainer, inputs.size, total_steps, device, dtype)
+    whole = _measure(inputs, plan(), device, ranks)
     if not _wants_sharing(run, whole, ranks):
         check_memory(whole.estimate, whole.available_bytes, whole.plan)
         return False
-    shared = _measure(inputs, replace(plan, shared_by=ranks.count), device, ranks)
+    shared = _measure(inputs, plan(shared_by=ranks.count), device, ranks)
     if run.together.parallelism == "auto":
         reporter.info(_tell(whole, shared))
     check_memory(shared.estimate, shared.available_bytes, shared.plan)
@@ -71,10 +72,16 @@ def _wants_sharing(run: TrainRun, whole: Fit, ranks: Ranks) -> bool:
 
 
 def plan_memory(
-    run: TrainRun, trainer: TuningTrainer, size: RunSize, total_steps: int, device: torch.device, dtype: torch.dtype
+    run: TrainRun,
+    trainer: TuningTrainer,
+    size: RunSize,
+    total_steps: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    shared_by: int = 1,
 ) -> MemoryPlan:
-    """What a forward pass of a run with rows of this size takes at most, were it alone."""
-    tried = plan_sizes_to_try(trainer, size, device.type)
+    """What a run with rows of this size takes. No smaller forward pass is tried where layers are shared out."""
+    tried = plan_sizes_to_try(trainer, size, device.type) if shared_by == 1 else []
     longest = size.longest_row_tokens
     tokens = tried[0] if tried else max(plan_tokens_per_forward(trainer, size, device.type), longest)
     return MemoryPlan(
@@ -85,6 +92,7 @@ def plan_memory(
         optimizer=trainer.optimizer.type,
         gradient_checkpointing=trainer.enable_gradient_checkpointing,
         total_steps=total_steps,
+        shared_by=shared_by,
     )
 
 

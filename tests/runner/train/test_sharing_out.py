@@ -12,6 +12,7 @@ from llm_runner.model.memory import estimate_memory
 from llm_runner.report.reporter import Reporter
 from llm_runner.train.inputs import Inputs, gather_inputs
 from llm_runner.train.memory import plan_memory, settle_sharing
+from llm_runner.train.plan import plan_tokens_per_forward
 from llm_runner.train.ranks import Ranks
 
 from tests.support.runs import build_run
@@ -49,8 +50,7 @@ def make(llama_path: Path, tmp_path: Path) -> Any:
 
 def needs(run: TrainRun, inputs: Inputs) -> tuple[int, int]:
     """Bytes of a process that has all layers, and of one that has its share."""
-    plan = plan_memory(run, inputs.trainer, inputs.size, 10, CPU, torch.float32)
-    plans = (plan, replace(plan, shared_by=PROCESSES))
+    plans = (plan_memory(run, inputs.trainer, inputs.size, 10, CPU, torch.float32, count) for count in (1, PROCESSES))
     whole, shared = (estimate_memory(inputs.model_config, one).total_bytes for one in plans)
     return whole, shared
 
@@ -80,6 +80,14 @@ def test_what_fits_in_no_way_is_refused_with_the_smaller_need(make: Any, monkeyp
     set_free(monkeypatch, needs(run, inputs)[1] - 1)
     with pytest.raises(OutOfMemory, match="in each of 4 processes, layers shared out"):
         settle(run, inputs, Infos())
+
+
+def test_where_layers_are_shared_out_no_smaller_pass_is_counted_on(make: Any) -> None:
+    run, inputs = make(trainer={"type": "finetune", "batch_size": "auto", "gradient_accumulation_steps": 8})
+    size = replace(inputs.size, train_tokens=10**6, longest_row_tokens=200)
+    whole, shared = (plan_memory(run, inputs.trainer, size, 10, CPU, torch.float32, count) for count in (1, PROCESSES))
+    assert whole.batch_tokens == 200
+    assert shared.batch_tokens == min(plan_tokens_per_forward(inputs.trainer, size, "cpu"), 8 * 200)
 
 
 def test_what_is_written_is_done_whatever_fits(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
