@@ -62,4 +62,4 @@ def _missing_since(situation: Situation) -> datetime | None:
     if not is_short or known is None or known.status == "True":
         return None
     ends = [pod.ended.at for pod in situation.pods if pod.ended is not None]
-    return max(known.last_transition_time, *ends, *(pod.created_at for pod in situation.pods))
+    return max((known.last_transition_time, *ends, *(pod.created_at for pod in situation.pods)))

@@ -135,6 +135,11 @@ def test_all_of_them_waiting_hold_nothing() -> None:
     assert plan_after(with_pods(observed, observed.pods[1]), 3600).patch == ()
 
 
+def test_a_run_none_of_whose_pods_is_made_yet_holds_nothing() -> None:
+    planned = plan_after(replace(half_started(), pods=[]), 1200)
+    assert (planned.apply, planned.patch, planned.delete) == ((), (), ())
+
+
 def test_a_queue_takes_back_what_it_gave_by_itself() -> None:
     observed = half_started()
     job = observed.jobs[0]
