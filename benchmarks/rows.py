@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 
+from llm_runner.model.load import load_tokenizer
 from transformers import PreTrainedTokenizerBase
 
 MIN_TOKENS, MEDIAN_TOKENS, MAX_TOKENS = 60, 115, 700
 SPREAD = 0.75
 """Standard deviation of the lengths' logarithm."""
+ROWS_PER_STEP = 8
 ANSWER_SHARE = 0.39
 WORDS_PER_TOKEN = 0.6
 
@@ -25,6 +27,11 @@ def save_rows(folder: Path, tokenizer: PreTrainedTokenizerBase, *, train: int, h
     for name, count in (("train", train), ("validation", hold_out)):
         lines = [json.dumps(next(rows)) for _ in range(count)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def save_rows_of_steps(folder: Path, model: Path, steps: int, *, hold_out: int) -> None:
+    """For so many optimizer steps, with the tokenizer in a model's folder."""
+    save_rows(folder, load_tokenizer(model), train=steps * ROWS_PER_STEP, hold_out=hold_out)
 
 
 def build_rows(tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, str]]:

@@ -63,11 +63,13 @@ def main() -> None:
     if options.measure is not None:
         measure_here(json.loads(options.measure))
         return
+    from benchmarks.rows import save_rows_of_steps
+
     console = Console(width=120)
     with tempfile.TemporaryDirectory(prefix="llm-bench-") as folder:
         data = Path(folder) / "data"
         data.mkdir()
-        call_rows(options.model, data, options.steps)
+        save_rows_of_steps(data, options.model, options.steps, hold_out=24)
         rounds = run_rounds(console, options, data)
         exact = {
             name: run_one(options, data, trainer, steps=FLOAT32_STEPS, float32=True)
@@ -87,14 +89,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="trainers, by the names in the table")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     return parse(parser)
-
-
-def call_rows(model: Path, data: Path, steps: int) -> None:
-    from llm_runner.model.load import load_tokenizer
-
-    from benchmarks.rows import save_rows
-
-    save_rows(data, load_tokenizer(model), train=steps * 8, hold_out=24)
 
 
 def run_rounds(console: Console, options: argparse.Namespace, data: Path) -> Rounds:

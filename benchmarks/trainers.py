@@ -37,10 +37,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from benchmarks.rows import ROWS_PER_STEP
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
-ROWS_PER_STEP = 8
 LEARNING_RATE = 2e-4
 RANK = 8
 SEED = 42

@@ -42,6 +42,11 @@ class CachePlan:
     max_bytes: int | None = None
     """None: a share of the memory that is free."""
 
+    @property
+    def wanted_tokens(self) -> int:
+        """Room for the usual sequences, and for the longest one."""
+        return max(self.context_tokens, self.concurrency * min(self.context_tokens, USUAL_TOKENS))
+
 
 def build_forward(model: PreTrainedModel, plan: CachePlan) -> tuple[PagedForward | SerialForward, str | None]:
     """The fastest way to run the model that gives its own results, and why it is not the fastest of all."""
@@ -71,11 +76,10 @@ def plan_packing(model: PreTrainedModel) -> bool:
 
 
 def plan_block_count(model: PreTrainedModel, shapes: dict[int, LayerShape], plan: CachePlan) -> int:
-    """Room for the usual sequences, and for the longest one; less where memory is short."""
-    wanted = max(plan.context_tokens, plan.concurrency * min(plan.context_tokens, USUAL_TOKENS))
+    """As many as are wanted; less where memory is short."""
     free_bytes = int(available_memory(model.device) * CACHE_SHARE) if plan.max_bytes is None else plan.max_bytes
     fitting = free_bytes // block_bytes(shapes, model.dtype)
-    return max(1, min(-(-wanted // BLOCK_TOKENS), fitting))
+    return max(1, min(-(-plan.wanted_tokens // BLOCK_TOKENS), fitting))
 
 
 def probe_paged(model: PreTrainedModel) -> tuple[dict[int, LayerShape], str | None]:

@@ -6,6 +6,7 @@ CPU (LoRA in bf16 and NF4, 1,024 and 4,096 tokens; full fine-tuning); it means t
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from llm_runner.errors import OutOfMemory
 from llm_runner.model.adapter import mark_trainable
 from llm_runner.model.adapter_memory import AdapterNeed, need_of
-from llm_runner.model.targets import linear_modules, width_of
+from llm_runner.model.targets import layers_of, linear_modules, width_of
 
 GIB = 2**30
 
@@ -196,23 +197,22 @@ def _weights_bytes(model: PreTrainedModel, plan: MemoryPlan) -> int:
     whole = int((total - linear) * plan.dtype.itemsize + linear * _bytes_of_linear_weight(plan))
     if plan.shared_by == 1:
         return whole
-    layers, in_layers = _layers_of(model)
-    of_layers = (in_layers - linear) * plan.dtype.itemsize + linear * _bytes_of_linear_weight(plan)
-    return whole - int(of_layers * (1 - 1 / plan.shared_by - min(1.0, GATHERED_LAYERS / layers)))
+    layers = layers_of(model.get_decoder())
+    of_layers = (_numbers_in(layers) - linear) * plan.dtype.itemsize + linear * _bytes_of_linear_weight(plan)
+    return whole - int(of_layers * (1 - 1 / plan.shared_by - min(1.0, GATHERED_LAYERS / max(1, len(layers)))))
 
 
-def _layers_of(model: PreTrainedModel) -> tuple[int, int]:
-    """How many layers the decoder has, and the numbers in them."""
-    lists = (child for child in model.get_decoder().children() if isinstance(child, torch.nn.ModuleList))
-    layers = max(lists, key=len, default=torch.nn.ModuleList())
-    return max(1, len(layers)), sum(parameter.numel() for parameter in layers.parameters())
+def _numbers_in(layers: Sequence[torch.nn.Module]) -> int:
+    return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
 
 
 def _trained_here(model: PreTrainedModel, need: AdapterNeed, plan: MemoryPlan) -> int:
     """Numbers that one process trains: an adapter's are in the layers, and shared out as these are."""
     if plan.shared_by == 1:
         return need.trained
-    in_layers = need.trained if plan.adapter is not None else min(need.trained, _layers_of(model)[1])
+    in_layers = (
+        need.trained if plan.adapter is not None else min(need.trained, _numbers_in(layers_of(model.get_decoder())))
+    )
     return need.trained - in_layers + math.ceil(in_layers / plan.shared_by)
 
 

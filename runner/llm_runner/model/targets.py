@@ -27,6 +27,12 @@ FUSED_NAMES = {"c_attn", "query_key_value", "qkv_proj", "Wqkv", "wqkv", "qkv", "
 OTHER_TOWERS = ("vision", "visual", "image", "audio", "speech")
 
 
+def layers_of(decoder: nn.Module) -> list[nn.Module]:
+    """The layers that it is a stack of; empty where it has no list of them."""
+    lists = [list(child) for child in decoder.children() if isinstance(child, nn.ModuleList)]
+    return max(lists, key=len, default=[])
+
+
 def linear_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Every linear layer by its path, without the output head; quantized ones and GPT-2's transposed ones too."""
     head = model.get_output_embeddings()

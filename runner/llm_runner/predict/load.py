@@ -73,14 +73,18 @@ def load_model(source: ModelSource, reporter: Reporter) -> PreTrainedModel:
 
 
 def plan_engine(source: ModelSource, model: PreTrainedModel, max_concurrency: int | None) -> EngineLimits:
+    context = context_length(model.config, source.config.model_parameters)
+    return plan_limits(context, model.device.type, max_concurrency)
+
+
+def plan_limits(context_tokens: int, device_type: str, max_concurrency: int | None) -> EngineLimits:
     """As many at once as the run says, else as are of use on the device; half as many may wait."""
-    is_host = model.device.type == "cpu"
+    is_host = device_type == "cpu"
     usual = HOST_CONCURRENCY if is_host else ACCELERATOR_CONCURRENCY
     running = usual if max_concurrency is None else max_concurrency
-    context = context_length(model.config, source.config.model_parameters)
-    usual_step = EngineLimits(context).step_tokens
+    usual_step = EngineLimits(context_tokens).step_tokens
     return EngineLimits(
-        context_tokens=context,
+        context_tokens=context_tokens,
         running=running,
         waiting=max(1, running // 2),
         step_tokens=usual_step if is_host else ACCELERATOR_STEP_TOKENS,

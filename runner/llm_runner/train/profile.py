@@ -1,7 +1,7 @@
 """How long a run's rows are in tokens: a table of what each limit would cut, and a picture. Loads no weights."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from llm_runner.model.load import load_config, load_tokenizer
 from llm_runner.model.rope import context_length
 from llm_runner.report.length_plot import save_length_plot
 from llm_runner.report.reporter import Reporter
+from llm_runner.report.table import to_lines
 from llm_runner.store.hub import read_token
 from llm_runner.train.inputs import fetch_base, fetch_data, fetch_embedding_model
 
@@ -111,14 +112,3 @@ def _describe(cut: Cut) -> str:
         f"{cut.shortened_prompts} prompts and {cut.shortened_targets} answers are cut, {cut.lost_rows} rows lost, "
         f"{cut.kept_tokens:.1%} of the tokens kept"
     )
-
-
-def to_lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns below each other: names to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]

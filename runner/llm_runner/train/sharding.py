@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from transformers import PreTrainedModel
 
 from llm_runner.errors import ConfigInvalid
+from llm_runner.model.targets import layers_of
 
 
 def shard_layers(model: PreTrainedModel, processes: int, device: torch.device) -> int:
@@ -25,7 +26,7 @@ def shard_layers(model: PreTrainedModel, processes: int, device: torch.device) -
     A model that waits on the host is brought to ``device`` a layer at a time, so that it never has to fit there whole.
     """
     decoder: Any = model.get_decoder()
-    layers = _layers_of(decoder)
+    layers = layers_of(decoder)
     if not layers:
         kind = model.config.model_type
         raise ConfigInvalid(f"compute.parallelism: {kind} has no list of layers to share out; write parallelism: ddp")
@@ -93,11 +94,6 @@ def put_together(model: nn.Module, *, wanted: Callable[[nn.Parameter], bool], ke
                 whole = parameter.full_tensor()
                 if keeps:
                     module._parameters[name] = nn.Parameter(whole.cpu(), requires_grad=parameter.requires_grad)
-
-
-def _layers_of(decoder: nn.Module) -> list[nn.Module]:
-    lists = [list(child) for child in decoder.children() if isinstance(child, nn.ModuleList)]
-    return max(lists, key=len, default=[])
 
 
 def _shards_of(layers: Sequence[nn.Module]) -> set[nn.Parameter]:
