@@ -12,6 +12,7 @@ from llm_runner.store.digest import SUMS_NAME, check_sums, list_files
 from llm_runner.store.hub import fetch_hub_file, fetch_hub_model
 from llm_runner.store.s3 import get_object, list_objects, s3_client
 from llm_runner.store.s3_errors import s3_reading
+from llm_runner.store.single import one_at_a_time
 from llm_runner.store.uri import HubLocation, S3Location, local_path, parse_hub, parse_hub_model, parse_s3, scheme_of
 from llm_runner.store.web import fetch_web_file
 
@@ -163,7 +164,12 @@ def _check_hub_id(base_model: str, model_root: Path | None, key: str) -> None:
 
 def _fetch_s3_folder(uri: str, root: Path, s3: S3Settings, *, missing: type[RunError]) -> Path:
     location = parse_s3(uri)
-    folder = root / "s3" / location.bucket / location.key
+    name = f"s3/{location.bucket}/{location.key}".rstrip("/")
+    with one_at_a_time(root, name):
+        return _refresh_s3_folder(location, root / name, s3, missing=missing)
+
+
+def _refresh_s3_folder(location: S3Location, folder: Path, s3: S3Settings, *, missing: type[RunError]) -> Path:
     _download_all(location, folder, s3, missing=missing)
     if not (folder / SUMS_NAME).is_file():
         return folder
