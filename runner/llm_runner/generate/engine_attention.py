@@ -12,8 +12,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from llm_runner.generate.cache_tensors import LayerCache, LayerShape, PagedCache
+from llm_runner.generate.compiled import can_compile
 from llm_runner.generate.engine_batch import Group, Span, StepBatch
-from llm_runner.generate.engine_compiled import paged_scores, paged_sum, reads_blocks
+from llm_runner.generate.engine_compiled import attend_blocks
 
 PAGED_ATTENTION = "llm_paged"
 """Value of ``config._attn_implementation`` that selects ``library_attention``."""
@@ -46,28 +47,36 @@ def paged_attention(
 ) -> torch.Tensor:
     """Writes the step's keys and values, and attends. All are [heads, tokens, size]; so is the result."""
     layer.write(batch.slots, key, value)
-    output = query.new_empty(query.shape[0], query.shape[1], value.shape[2])
-    attend = _attend_blocks if reads_blocks(layer.keys.dtype, layer.keys.device) else _attend_group
+    # In the order that the next product reads.
+    output = query.new_empty(query.shape[1], query.shape[0], value.shape[2]).transpose(0, 1)
     for group in batch.groups:
-        # By index_select and index_copy_: indexing by a tensor takes several times as long.
-        own = query.index_select(1, group.rows)
-        output.index_copy_(1, group.rows, attend(layer, group, own, rule).to(output.dtype))
+        _fill_group(layer, group, query, output, rule)
     for span in batch.spans:
         fresh = (key[:, span.rows], value[:, span.rows])
         output[:, span.rows] = _attend_span(layer, span, query[:, span.rows], fresh, rule)
     return output
 
 
-def _attend_blocks(layer: LayerCache, group: Group, query: torch.Tensor, rule: AttentionRule) -> torch.Tensor:
-    """[heads, sequences, size] in float32: each sequence's one token sees its own cache, where it lies."""
-    bounds = group.bounds(rule.window)
-    scores = paged_scores(query.transpose(0, 1), layer.keys, group.table, bounds, rule.scaling)
-    if rule.is_plain:
-        weights = scores.softmax(dim=-1)
-    else:
-        mask = group.mask(rule.window)[:, 0, :, : scores.shape[-1]]
-        weights = _weigh(scores.unsqueeze(2), mask.unsqueeze(2), rule).squeeze(2)
-    return paged_sum(weights, layer.values, group.table, bounds).transpose(0, 1)
+def _fill_group(
+    layer: LayerCache, group: Group, query: torch.Tensor, output: torch.Tensor, rule: AttentionRule
+) -> None:
+    if not can_compile(layer.keys.dtype, layer.keys.device):
+        # By index_select and index_copy_: indexing by a tensor takes several times as long.
+        own = query.index_select(1, group.rows)
+        output.index_copy_(1, group.rows, _attend_group(layer, group, own, rule))
+        return
+    attend_blocks(
+        query.transpose(0, 1),
+        layer.keys,
+        layer.values,
+        group.rows,
+        group.table,
+        group.bounds(rule.window),
+        output.transpose(0, 1),
+        scaling=rule.scaling,
+        softcap=rule.softcap,
+        sinks=rule.sinks,
+    )
 
 
 def _attend_group(layer: LayerCache, group: Group, query: torch.Tensor, rule: AttentionRule) -> torch.Tensor:

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 
 from llm_runner.generate.cache import BLOCK_TOKENS
 from llm_runner.generate.cache_tensors import LayerShape, PagedCache
+from llm_runner.generate.compiled import can_compile
 from llm_runner.generate.engine_adapters import Adapters
 from llm_runner.generate.engine_attention import PAGED_ATTENTION, LibraryStep
 from llm_runner.generate.engine_batch import Piece, build_batch
-from llm_runner.generate.engine_compiled import reads_blocks
 from llm_runner.generate.lean import LeanDecoder
 
 
@@ -59,7 +59,7 @@ class PagedForward:
         self.adapters = Adapters(model, lean)
         self._lean = lean
         self._cache = PagedCache(shapes, block_count, model.dtype, model.device)
-        self._pads = not reads_blocks(model.dtype, model.device)
+        self._pads = not can_compile(model.dtype, model.device)
 
     @property
     def block_count(self) -> int:

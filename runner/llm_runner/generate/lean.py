@@ -13,11 +13,14 @@ import torch
 from torch import nn
 from torch.nn.functional import rms_norm
 from transformers import PreTrainedModel
+from transformers.activations import SiLUActivation
 
 from llm_runner.generate.cache_tensors import LayerShape, PagedCache
+from llm_runner.generate.compiled import can_compile
 from llm_runner.generate.engine_attention import AttentionRule, paged_attention
 from llm_runner.generate.engine_batch import StepBatch
 from llm_runner.generate.lean_adapter import InputScale, LeanAdapter
+from llm_runner.generate.lean_compiled import add_and_normalize, gate_by_silu, rotate
 from llm_runner.generate.lean_projection import Projection
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM")
@@ -48,6 +51,13 @@ class Norm:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return rms_norm(x, (x.shape[-1],), self._weight, self._eps)
+
+    def add(self, x: torch.Tensor, change: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum [tokens, size], and its norm."""
+        if self._weight.dtype == x.dtype and can_compile(x.dtype, x.device):
+            return add_and_normalize(x, change, self._weight, self._eps)
+        x = x + change
+        return x, self(x)
 
 
 class AdaptedProjection:
@@ -106,14 +116,12 @@ class Attention:
     def __call__(self, x: torch.Tensor, rotation: "Rotation", step: "Step") -> torch.Tensor:
         heads = self.qkv(x, step.runs).unflatten(-1, (-1, self.head_size))
         query_width, key_width, value_width = (width // self.head_size for width in self.qkv.widths)
+        parts = [query_width, key_width, value_width]
         if self.query_norm is not None and self.key_norm is not None:
-            query, key, value = heads.split([query_width, key_width, value_width], dim=1)
-            rotated = rotation(torch.cat([self.query_norm(query), self.key_norm(key)], dim=1))
-        else:
-            rotated, value = rotation(heads[:, : query_width + key_width]), heads[:, query_width + key_width :]
-        query, key = rotated.transpose(0, 1).split([query_width, key_width])
-        layer = step.cache.layers[self.layer]
-        attended = paged_attention(layer, step.batch, query, key, value.transpose(0, 1), self.rule)
+            query, key, value = heads.split(parts, dim=1)
+            heads = torch.cat([self.query_norm(query), self.key_norm(key), value], dim=1)
+        query, key, value = rotation(heads, query_width + key_width).transpose(0, 1).split(parts)
+        attended = paged_attention(step.cache.layers[self.layer], step.batch, query, key, value, self.rule)
         return self.out(attended.transpose(0, 1).flatten(1), step.runs)
 
 
@@ -125,10 +133,14 @@ class Rotation:
     """[tokens, 1, head size]"""
     sin: torch.Tensor
 
-    def __call__(self, heads: torch.Tensor) -> torch.Tensor:
-        """[tokens, heads, head size]"""
-        first, second = heads.chunk(2, dim=-1)
-        return heads * self.cos + torch.cat([-second, first], dim=-1) * self.sin
+    def __call__(self, heads: torch.Tensor, count: int) -> torch.Tensor:
+        """The first ``count`` of [tokens, heads, head size] rotated, where they are if that can be."""
+        if self.cos.dtype == heads.dtype and can_compile(heads.dtype, heads.device):
+            rotate(heads, count, self.cos, self.sin)
+            return heads
+        own, rest = heads[:, :count], heads[:, count:]
+        first, second = own.chunk(2, dim=-1)
+        return torch.cat([own * self.cos + torch.cat([-second, first], dim=-1) * self.sin, rest], dim=1)
 
 
 @dataclass(frozen=True)
@@ -142,10 +154,18 @@ class Layer:
     activation: nn.Module
     feedforward_norm: Norm
 
-    def __call__(self, x: torch.Tensor, rotation: Rotation, step: "Step") -> torch.Tensor:
-        x = x + self.attention(self.attention_norm(x), rotation, step)
-        gate, up = self.gate_up(self.feedforward_norm(x), step.runs).chunk(2, dim=-1)
-        return x + self.down(self.activation(gate) * up, step.runs)
+    def __call__(
+        self, x: torch.Tensor, normed: torch.Tensor, rotation: Rotation, step: "Step"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of ``x`` [tokens, size] and its ``attention_norm``: what comes of it, and what is still to be added."""
+        x, normed = self.feedforward_norm.add(x, self.attention(normed, rotation, step))
+        return x, self.down(self._gate(self.gate_up(normed, step.runs)), step.runs)
+
+    def _gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.activation, nn.SiLU | SiLUActivation) and can_compile(gate_up.dtype, gate_up.device):
+            return gate_by_silu(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self.activation(gate) * up
 
 
 @dataclass(frozen=True)
@@ -197,9 +217,12 @@ class LeanDecoder:
         x = self._embed(batch.token_ids)
         cos, sin = self._rotary(x[None], position_ids=batch.positions[None])
         rotation = Rotation(cos[0, :, None], sin[0, :, None])
-        for layer in self._layers:
-            x = layer(x, rotation, step)
-        return self._head(self._norm(x[batch.sampled_rows]), _sampled_runs(step))
+        norms = [layer.attention_norm for layer in self._layers]
+        normed = norms[0](x)
+        for layer, next_norm in zip(self._layers, [*norms[1:], self._norm], strict=True):
+            x, change = layer(x, normed, rotation, step)
+            x, normed = next_norm.add(x, change)
+        return self._head(normed[batch.sampled_rows], _sampled_runs(step))
 
 
 def _sampled_runs(step: Step) -> AdapterRuns:

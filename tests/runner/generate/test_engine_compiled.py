@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from llm_runner.generate import engine_compiled
+from llm_runner.generate import compiled
 from llm_runner.generate.cache import BLOCK_TOKENS
 from llm_runner.generate.cache_tensors import LayerCache, LayerShape, PagedCache
+from llm_runner.generate.compiled import can_compile
 from llm_runner.generate.engine_attention import AttentionRule, paged_attention
 from llm_runner.generate.engine_batch import Piece, build_batch
-from llm_runner.generate.engine_compiled import reads_blocks
 from torch.nn.functional import scaled_dot_product_attention
 
 CPU = torch.device("cpu")
@@ -70,10 +70,10 @@ def test_in_bfloat16_only_what_goes_in_and_comes_out_is_rounded() -> None:
 def test_without_shared_threads_it_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene([70, 3, 18])
     with_threads = scene.attend(AttentionRule(SCALING))
-    monkeypatch.setattr(engine_compiled, "_has_threads", lambda: False)
-    engine_compiled._compile.cache_clear()
+    monkeypatch.setattr(compiled, "_has_threads", lambda: False)
+    compiled._compile.cache_clear()
     torch.testing.assert_close(scene.attend(AttentionRule(SCALING)), with_threads, rtol=0, atol=0)
-    engine_compiled._compile.cache_clear()
+    compiled._compile.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_what_other_architectures_want_of_scores_is_as_over_gathered_blocks(
     rule: AttentionRule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene([30, 4, 55])
-    compiled = scene.attend(rule)
-    monkeypatch.setattr("llm_runner.generate.engine_attention.reads_blocks", lambda *_: False)
-    torch.testing.assert_close(compiled, scene.attend(rule))
+    found = scene.attend(rule)
+    monkeypatch.setattr("llm_runner.generate.engine_attention.can_compile", lambda *_: False)
+    torch.testing.assert_close(found, scene.attend(rule))
 
 
 def test_what_is_no_number_in_a_sequence_shows_in_its_answer_and_in_no_other() -> None:
@@ -100,6 +100,6 @@ def test_what_is_no_number_in_a_sequence_shows_in_its_answer_and_in_no_other() -
 
 
 def test_other_devices_and_types_are_left_to_the_library() -> None:
-    assert reads_blocks(torch.bfloat16, CPU)
-    assert not reads_blocks(torch.float16, CPU)
-    assert not reads_blocks(torch.bfloat16, torch.device("cuda"))
+    assert can_compile(torch.bfloat16, CPU)
+    assert not can_compile(torch.float16, CPU)
+    assert not can_compile(torch.bfloat16, torch.device("cuda"))
