@@ -122,7 +122,9 @@ LN_2_HIGH, LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 LEAST_EXPONENT = np.float32(-87.0)
 """Below, the exponential is less than the smallest normal number."""
 HALF, ONE = np.float32(0.5), np.float32(1)
-C5, C4, C3, C2, C1 = (np.float32(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1))
+C5, C4, C3, C2, C1 = (
+    np.float32(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1)
+)
 
 
 @numba.njit(inline="always")  # type: ignore[untyped-decorator]

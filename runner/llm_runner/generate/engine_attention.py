@@ -14,7 +14,7 @@ from transformers import AttentionInterface
 from llm_runner.generate.cache_tensors import LayerCache, LayerShape, PagedCache
 from llm_runner.generate.compiled import can_compile
 from llm_runner.generate.engine_batch import Group, Span, StepBatch
-from llm_runner.generate.engine_compiled import attend_blocks
+from llm_runner.generate.engine_compiled import attend_blocks, attend_span
 
 PAGED_ATTENTION = "llm_paged"
 """Value of ``config._attn_implementation`` that selects ``library_attention``."""
@@ -53,7 +53,7 @@ def paged_attention(
         _fill_group(layer, group, query, output, rule)
     for span in batch.spans:
         fresh = (key[:, span.rows], value[:, span.rows])
-        output[:, span.rows] = _attend_span(layer, span, query[:, span.rows], fresh, rule)
+        _fill_span(layer, span, query[:, span.rows], fresh, output[:, span.rows], rule)
     return output
 
 
@@ -89,23 +89,38 @@ def _attend_group(layer: LayerCache, group: Group, query: torch.Tensor, rule: At
     return attended.reshape(rows, heads, values.shape[-1]).transpose(0, 1)
 
 
-def _attend_span(
-    layer: LayerCache, span: Span, query: torch.Tensor, fresh: tuple[torch.Tensor, torch.Tensor], rule: AttentionRule
-) -> torch.Tensor:
-    """[heads, tokens, size]: several tokens of one sequence see what came before them."""
-    tokens = query.shape[1]
+def _fill_span(
+    layer: LayerCache,
+    span: Span,
+    query: torch.Tensor,
+    fresh: tuple[torch.Tensor, torch.Tensor],
+    output: torch.Tensor,
+    rule: AttentionRule,
+) -> None:
+    """Several tokens of one sequence see what came before them."""
     is_whole = span.start == 0
-    key, value = (one[None] for one in fresh) if is_whole else (one[:, :, : span.end] for one in layer.read(span.table))
+    key, value = fresh if is_whole else (one[0, :, : span.end] for one in layer.read(span.table))
+    # In float32 the library's takes no longer.
+    if rule.is_plain and query.dtype == torch.bfloat16 and can_compile(query.dtype, query.device):
+        attend_span(query, key, value, output, start=span.start, scaling=rule.scaling, window=rule.window)
+    else:
+        output.copy_(_attend_span(span, query, key, value, rule))
+
+
+def _attend_span(
+    span: Span, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: AttentionRule
+) -> torch.Tensor:
+    """[heads, tokens, size]"""
     exceeds = rule.window is not None and span.end > rule.window
-    if is_whole and rule.is_plain and not exceeds:
-        is_grouped = query.shape[0] != key.shape[1]
+    if span.start == 0 and rule.is_plain and not exceeds:
+        is_grouped = query.shape[0] != key.shape[0]
         return scaled_dot_product_attention(
-            query[None], key, value, is_causal=True, scale=rule.scaling, enable_gqa=is_grouped
+            query[None], key[None], value[None], is_causal=True, scale=rule.scaling, enable_gqa=is_grouped
         )[0]
-    shared = query.shape[0] // key.shape[1]
-    grouped = query.reshape(1, key.shape[1], shared * tokens, -1)
+    tokens, shared = query.shape[1], query.shape[0] // key.shape[0]
+    grouped = query.reshape(1, key.shape[0], shared * tokens, -1)
     mask = _causal_mask(span, rule.window, query.device).repeat(shared, 1)
-    return _attend(grouped, key, value, mask, rule).reshape(query.shape[0], tokens, -1)
+    return _attend(grouped, key[None], value[None], mask, rule).reshape(query.shape[0], tokens, -1)
 
 
 def _causal_mask(span: Span, window: int | None, device: torch.device) -> torch.Tensor:

@@ -1,8 +1,11 @@
-"""Attention of single queries on a CPU, read straight from the cache's blocks.
+"""Attention on a CPU.
 
 A decoding step brings one query a sequence. The library's attention wants keys and values of all sequences in one
 tensor, as long as the longest: bringing them there takes longer than attending. These loops go to each block where it
 lies.
+
+A prompt's queries are attended by two products, with the softmax in one pass between them. Queries that share a head
+of keys are multiplied with it together, and what comes after all of them isn't multiplied at all.
 """
 
 import math
@@ -16,6 +19,9 @@ import torch
 
 from llm_runner.generate.cache import BLOCK_TOKENS
 from llm_runner.generate.compiled import exp_of_negative, narrow, run, widen
+
+SPAN_QUERIES = 128
+"""Of a prompt at once: more waste work on what they don't see, fewer make products that are too small."""
 
 
 def attend_blocks(
@@ -53,6 +59,57 @@ def attend_blocks(
         torch.empty(sequences, heads, values.shape[2]),
         output,
     )
+
+
+def attend_span(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    output: torch.Tensor,
+    *,
+    start: int,
+    scaling: float,
+    window: int | None = None,
+) -> None:
+    """Fills ``output`` [heads, tokens, value size] for ``query`` [heads, tokens, key size], of which the first stands
+    at ``start``; each sees the ``window`` keys up to its own, or all, of ``key`` and ``value`` [key-value heads, start
+    + tokens, size].
+    """
+    shared = query.shape[0] // key.shape[0]
+    grouped, filled = (one.unflatten(0, (-1, shared)) for one in (query, output))
+    for low in range(0, query.shape[1], SPAN_QUERIES):
+        high = min(low + SPAN_QUERIES, query.shape[1])
+        seen, own = slice(0, start + high), slice(low, high)
+        scores = torch.bmm(grouped[:, :, own].flatten(1, 2), key[:, seen].transpose(1, 2))
+        run(_weigh_causally, scores, start + low, high - low, window or 0, np.float32(scaling))
+        filled[:, :, own] = torch.bmm(scores, value[:, seen]).unflatten(1, (shared, -1))
+
+
+def _weigh_causally(scores: Any, start: Any, tokens: Any, window: Any, scaling: Any) -> None:
+    """Makes of scores [heads, queries, keys] weights, where they are; of all that share a head, ``tokens`` follow each
+    other from ``start`` on.
+    """
+    # Indices without sign: see below.
+    rows, width, one = np.uintp(scores.shape[1]), np.uintp(scores.shape[2]), np.uintp(1)
+    for number in numba.prange(scores.shape[0] * scores.shape[1]):
+        head, row = np.uintp(number) // rows, np.uintp(number) % rows
+        last = np.uintp(start) + row % np.uintp(tokens) + one
+        first = last - min(last, np.uintp(window)) if window > 0 else np.uintp(0)
+        most = np.float32(-np.inf)
+        for place in range(first, last):
+            most = max(most, widen(scores[head, row, place]) * scaling)
+        total = np.float32(0)
+        for place in range(first, last):
+            weight = exp_of_negative(widen(scores[head, row, place]) * scaling - most)
+            scores[head, row, place] = narrow(weight, scores[head, row, place])
+        for place in range(first, last):
+            total += widen(scores[head, row, place])
+        for place in range(first, last):
+            scores[head, row, place] = narrow(widen(scores[head, row, place]) / total, scores[head, row, place])
+        for place in range(first):
+            scores[head, row, place] = narrow(np.float32(0), scores[head, row, place])
+        for place in range(last, width):
+            scores[head, row, place] = narrow(np.float32(0), scores[head, row, place])
 
 
 @cache

@@ -49,7 +49,9 @@ def _rotate(heads: Any, count: Any, cos: Any, sin: Any) -> None:
             for index in range(half):
                 first, second = heads[row, head, index], heads[row, head, half + index]
                 turned = widen(first) * widen(cos[row, 0, index]) - widen(second) * widen(sin[row, 0, index])
-                other = widen(second) * widen(cos[row, 0, half + index]) + widen(first) * widen(sin[row, 0, half + index])
+                other = widen(second) * widen(cos[row, 0, half + index]) + widen(first) * widen(
+                    sin[row, 0, half + index]
+                )
                 heads[row, head, index] = narrow(turned, first)
                 heads[row, head, half + index] = narrow(other, second)
 
