@@ -21,13 +21,6 @@ from rich.console import Console
 
 HERE = Path(__file__).resolve().parent
 GIB = 2**30
-SIZES: Mapping[str, Mapping[str, int]] = {
-    "7b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
-    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
-    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 16},
-}
-"""Of a Llama: 8 groups of keys and values, and the vocabulary of the tokenizer."""
-KEY_VALUE_HEADS, CONTEXT_TOKENS = 8, 4096
 CONTESTANTS = {
     "ours": ("ours", False),
     "HF Trainer, padded": ("hf-padded", False),
@@ -50,6 +43,7 @@ Rounds = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def main() -> None:
+    from benchmarks.models import build_random_llama
     from benchmarks.readme import save
 
     options = parse_options()
@@ -58,7 +52,8 @@ def main() -> None:
         return
     console = Console(width=120)
     with tempfile.TemporaryDirectory(prefix="llm-bench-", dir=options.scratch) as folder:
-        build_model(options, Path(folder) / options.size)
+        options.model = Path(folder) / options.size
+        options.weights = build_random_llama(options.size, options.tokenizer, options.model)
         data = Path(folder) / "data"
         data.mkdir()
         save_rows(options, data)
@@ -71,6 +66,8 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
+    from benchmarks.models import SIZES
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tokenizer", type=Path, help="folder of one; default: SmolLM2's")
     parser.add_argument("--size", choices=SIZES, default="7b")
@@ -85,29 +82,6 @@ def parse_options() -> argparse.Namespace:
 
         options.tokenizer = prepare_model()
     return options
-
-
-def build_model(options: argparse.Namespace, folder: Path) -> None:
-    """Random weights in bfloat16, made where they are made fastest."""
-    import torch
-    from llm_runner.model.load import load_tokenizer
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    tokenizer = load_tokenizer(options.tokenizer)
-    config = LlamaConfig(
-        **SIZES[options.size],
-        num_key_value_heads=KEY_VALUE_HEADS,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=CONTEXT_TOKENS,
-    )
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    options.weights = model.num_parameters()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    options.model = folder
-    del model
-    torch.cuda.empty_cache()
 
 
 def save_rows(options: argparse.Namespace, data: Path) -> None:

@@ -2,6 +2,7 @@
 
     python benchmarks/serve.py                 # on this machine: rounds of both servers, then ours under overload
     python benchmarks/serve.py --save          # and put the table into benchmarks/README.md
+    python benchmarks/serve.py --random 1b     # on an accelerator, a model of random weights: 1, 16 and 64 clients
 
 Prints ratios, since absolute figures are of one machine on one day. Judges nothing by itself but says which of the
 bounds hold.
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 GIB = 2**30
 OURS, PEER = "ours", "transformers serve, continuous batching"
-FEW, MANY, FAR_TOO_MANY = 1, 16, 200
+FEW, MANY, VERY_MANY, FAR_TOO_MANY = 1, 16, 64, 200
 REQUESTS = {1: 6, 16: 64}
 """By the number of clients; so many of each for more."""
 REQUESTS_PER_CLIENT = 4
@@ -59,26 +60,48 @@ def main() -> None:
 
     options = parse_options()
     console = Console(width=120)
+    with tempfile.TemporaryDirectory(prefix="llm-bench-", dir=options.scratch) as folder:
+        if options.random is not None:
+            prepare_random(options, Path(folder) / f"Llama-{options.random}-random")
+        text = compare(console, options)
+    console.print(text, markup=False, highlight=False)
+    if options.save:
+        save("serve" if options.random is None else "serve-accelerator", text)
+
+
+def compare(console: Console, options: argparse.Namespace) -> str:
+    """The result as Markdown."""
     prompts = iterate_prompts(options.model)
     rounds: dict[str, list[Figures]] = {name: [] for name in (OURS, PEER) if options.only in (None, name)}
     for number in range(options.rounds):
         for name, measured in rounds.items():
             measured.append(measure(name, options, prompts))
-            console.print(f"round {number + 1}: {describe_row(name, measured[-1:], options.clients)}")
-    overload = None if options.only == PEER else measure_overload(options, prompts)
-    text = describe(rounds, overload, options)
-    console.print(text, markup=False, highlight=False)
-    if options.save:
-        save("serve", text)
+            console.print(f"round {number + 1}: {describe_row(name, measured[-1:], options)}")
+    overload = measure_overload(options, prompts) if options.random is None and options.only != PEER else None
+    return describe(rounds, overload, options)
 
 
 def parse_options() -> argparse.Namespace:
     from benchmarks.options import build_parser, parse
 
     parser = build_parser(__doc__)
-    parser.add_argument("--clients", type=int, nargs="+", default=[FEW, MANY], help="how many ask at once")
+    from benchmarks.models import SIZES
+
+    parser.add_argument("--clients", type=int, nargs="+", help="how many ask at once")
     parser.add_argument("--only", choices=[OURS, PEER])
-    return parse(parser)
+    parser.add_argument("--random", choices=SIZES, help="a model of random weights, with --model's tokenizer")
+    parser.add_argument("--scratch", type=Path, help="where such a model is written")
+    options = parse(parser)
+    if options.clients is None:
+        options.clients = [FEW, MANY] if options.random is None else [FEW, MANY, VERY_MANY]
+    return options
+
+
+def prepare_random(options: argparse.Namespace, folder: Path) -> None:
+    from benchmarks.models import build_random_llama
+
+    build_random_llama(options.random, options.model, folder)
+    options.model = folder
 
 
 def iterate_prompts(model_path: Path) -> Iterator[str]:
@@ -130,34 +153,56 @@ def measure_overload(options: argparse.Namespace, prompts: Iterator[str]) -> Ove
 
 def describe(rounds: Rounds, overload: Overload | None, options: argparse.Namespace) -> str:
     """The result as Markdown."""
+    import torch
+
     from benchmarks.endpoints import NEW_TOKENS
 
     counts = options.clients
-    heads = [f"tokens/s, {count} | first token, s" for count in counts]
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    if torch.cuda.is_available():
+        machine = f"{torch.cuda.get_device_name()}, {machine}, torch {torch.__version__}"
+    heads = [head for count in counts for head in (f"tokens/s, {count}", "first token, s")]
+    heads += ["peak memory, GiB"] if options.random is None else []
     lines = [
-        f"{platform.machine()}, {os.cpu_count()} cores; {options.rounds} rounds, interleaved; {options.model.name}, "
-        f"bf16, {NEW_TOKENS} new tokens after prompts of 40 to 430, streamed to {', '.join(map(str, counts))} clients.",
+        f"{machine}; {options.rounds} rounds, interleaved; {options.model.name}, bf16, {NEW_TOKENS} new tokens after "
+        f"prompts of 40 to 430, streamed to {', '.join(map(str, counts))} clients.",
         "",
-        f"| server | {' | '.join(heads)} | peak memory, GiB |",
-        f"|---|{'---|---|' * len(counts)}---|",
-        *(describe_row(name, figures, counts) for name, figures in rounds.items()),
+        f"| server | {' | '.join(heads)} |",
+        f"|---|{'---|' * len(heads)}",
+        *(describe_row(name, figures, options) for name, figures in rounds.items()),
         "",
-        *describe_bounds(rounds),
+        *(describe_bounds(rounds) if options.random is None else describe_ratios(rounds)),
         *([] if overload is None else describe_overload(overload)),
     ]
     return "\n".join(lines)
 
 
-def describe_row(name: str, figures: Sequence[Figures], counts: Sequence[int]) -> str:
+def describe_row(name: str, figures: Sequence[Figures], options: argparse.Namespace) -> str:
     from benchmarks.readme import spread
 
     cells = []
-    for count in counts:
+    for count in options.clients:
         loads = [one.loads[count] for one in figures]
         cells.append(spread([load.tokens_per_second for load in loads], 0))
         cells.append(spread([load.first_token_seconds for load in loads], 2))
-    memory = spread([one.peak_memory_bytes / GIB for one in figures], 2)
-    return f"| {' | '.join([name, *cells, memory])} |"
+    if options.random is None:
+        cells.append(spread([one.peak_memory_bytes / GIB for one in figures], 2))
+    return f"| {' | '.join([name, *cells])} |"
+
+
+def describe_ratios(rounds: Rounds) -> list[str]:
+    """Where no bound was set."""
+    from benchmarks.readme import spread
+
+    if rounds.keys() != {OURS, PEER}:
+        return []
+    pairs = list(zip(rounds[OURS], rounds[PEER], strict=True))
+    speeds = {
+        clients: [a.loads[clients].tokens_per_second / b.loads[clients].tokens_per_second for a, b in pairs]
+        for clients in pairs[0][0].loads
+    }
+    said = ", ".join(f"{spread(ratios, 2)} with {clients}" for clients, ratios in speeds.items())
+    return [f"- times the tokens/s of transformers' server, by clients: {said}"]
 
 
 def describe_bounds(rounds: Rounds) -> list[str]:

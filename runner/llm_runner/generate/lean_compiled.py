@@ -47,13 +47,11 @@ def _rotate(heads: Any, count: Any, cos: Any, sin: Any) -> None:
     for row in numba.prange(heads.shape[0]):
         for head in range(count):
             for index in range(half):
-                first, second = heads[row, head, index], heads[row, head, half + index]
-                turned = widen(first) * widen(cos[row, 0, index]) - widen(second) * widen(sin[row, 0, index])
-                other = widen(second) * widen(cos[row, 0, half + index]) + widen(first) * widen(
-                    sin[row, 0, half + index]
-                )
-                heads[row, head, index] = narrow(turned, first)
-                heads[row, head, half + index] = narrow(other, second)
+                low, high = heads[row, head, index], heads[row, head, half + index]
+                low_cos, high_cos = widen(cos[row, 0, index]), widen(cos[row, 0, half + index])
+                low_sin, high_sin = widen(sin[row, 0, index]), widen(sin[row, 0, half + index])
+                heads[row, head, index] = narrow(widen(low) * low_cos - widen(high) * low_sin, low)
+                heads[row, head, half + index] = narrow(widen(high) * high_cos + widen(low) * high_sin, high)
 
 
 def _gate_by_silu(gate_up: Any, gated: Any) -> None:

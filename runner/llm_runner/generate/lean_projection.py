@@ -3,6 +3,7 @@
 A fused weight replaces those that it is made of, which become views of it: it costs no memory, and the library's own
 model goes on working. On a CPU oneDNN brings a 16-bit weight into its own order in every call; a packed weight is that
 order kept, for the memory of a second copy (measured: a decoding step of 16 sequences takes two thirds of the time).
+Those that it is made of stay as they are then: pages of a file, which the system can take back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,23 +28,31 @@ class Projection:
         self._layers = [base_layer(layer) for layer in layers]
         self.widths = [int(layer.out_features) for layer in self._layers]
         self._weight: torch.Tensor | None = None
-        self._bias: torch.Tensor | None = None
         self._packed: torch.Tensor | None = None
+        self._bias: torch.Tensor | None = None
+        self._widens = False
         if all(type(layer) is nn.Linear for layer in self._layers):
-            self._weight, self._bias = _fuse_weights(self._layers), _fuse_biases(self._layers)
-            self._packed = _pack(self._weight) if packs else None
-            self._widens = self._weight.dtype == torch.bfloat16 and self._weight.device.type == "cpu" and _widens_here()
+            self._bias = _fuse_biases(self._layers)
+            if packs:
+                self._packed = _pack(torch.cat([layer.weight.data for layer in self._layers]))
+            else:
+                self._weight = _fuse_weights(self._layers)
+            weight = self._layers[0].weight
+            self._widens = weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and _widens_here()
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[tokens, features] to [tokens, sum of ``widths``]."""
-        if self._weight is not None and self._widens and len(x) >= WIDE_ROWS:
-            return _wide_linear(x, self._weight, self._bias)
+        if self._widens and len(x) >= WIDE_ROWS:
+            return _join([_wide_linear(x, layer.weight, layer.bias) for layer in self._layers])
         if self._packed is not None:
             return _packed_linear(x, self._packed, self._bias)
         if self._weight is not None:
             return linear(x, self._weight, self._bias)
-        outputs = [layer(x) for layer in self._layers]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+        return _join([layer(x) for layer in self._layers])
+
+
+def _join(outputs: list[torch.Tensor]) -> torch.Tensor:
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 from llm_runner.report.curve import CurvePoint
 
@@ -19,6 +20,10 @@ TRAIN_COLOUR, HOLD_OUT_COLOUR = "#2563eb", "#d9480f"
 
 def save_plot(path: Path, curve: Sequence[CurvePoint], title: str, unit: str = "nats per target token") -> None:
     """A PNG of 1280 x 720 pixels: training loss of each step, thin and smoothed, and the hold-out's loss."""
+    # Only here, since a server reads artifacts and draws none.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(8, 4.5), dpi=160, layout="constrained")
     axes = figure.add_subplot()
     _plot_training(axes, curve)
@@ -40,7 +45,7 @@ def smooth(values: Sequence[float], window: int) -> np.ndarray:
     return np.convolve(values, weights, "same") / np.convolve(np.ones(len(values)), weights, "same")
 
 
-def _plot_training(axes: Axes, curve: Sequence[CurvePoint]) -> None:
+def _plot_training(axes: "Axes", curve: Sequence[CurvePoint]) -> None:
     steps, losses = [point.step for point in curve], [point.train_loss for point in curve]
     if len(curve) < LEAST_STEPS_TO_SMOOTH:
         axes.plot(steps, losses, color=TRAIN_COLOUR, marker=".", label="training")
@@ -50,7 +55,7 @@ def _plot_training(axes: Axes, curve: Sequence[CurvePoint]) -> None:
     axes.plot(steps, smooth(losses, window), color=TRAIN_COLOUR, linewidth=2, label="training, smoothed")
 
 
-def _plot_hold_out(axes: Axes, curve: Sequence[CurvePoint]) -> None:
+def _plot_hold_out(axes: "Axes", curve: Sequence[CurvePoint]) -> None:
     points = [(point.step, point.eval_loss) for point in curve if point.eval_loss is not None]
     if not points:
         return

@@ -10,6 +10,7 @@ from llm_runner.generate.cache_tensors import LayerCache, LayerShape, PagedCache
 from llm_runner.generate.compiled import can_compile
 from llm_runner.generate.engine_attention import AttentionRule, paged_attention
 from llm_runner.generate.engine_batch import Piece, build_batch
+from llm_runner.generate.engine_compiled import SPAN_QUERIES, attend_span
 from torch.nn.functional import scaled_dot_product_attention
 
 CPU = torch.device("cpu")
@@ -103,3 +104,28 @@ def test_other_devices_and_types_are_left_to_the_library() -> None:
     assert can_compile(torch.bfloat16, CPU)
     assert not can_compile(torch.float16, CPU)
     assert not can_compile(torch.bfloat16, torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("start", "tokens", "window"),
+    [(0, 1, None), (0, 2 * SPAN_QUERIES + 9, None), (37, SPAN_QUERIES + 1, None), (37, 50, 20), (0, 90, 1)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_each_token_of_a_prompt_sees_what_came_before_it(
+    start: int, tokens: int, window: int | None, dtype: torch.dtype
+) -> None:
+    random = torch.Generator().manual_seed(tokens)
+    query = torch.randn(tokens, HEADS, KEY_SIZE, generator=random).to(dtype).transpose(0, 1)
+    key, value = (
+        torch.randn(start + tokens, KEY_VALUE_HEADS, size, generator=random).to(dtype).transpose(0, 1)
+        for size in (KEY_SIZE, VALUE_SIZE)
+    )
+    found = torch.full((tokens, HEADS, VALUE_SIZE), torch.nan, dtype=dtype).transpose(0, 1)
+    attend_span(query, key, value, found, start=start, scaling=SCALING, window=window)
+    own, other = torch.arange(start, start + tokens)[:, None], torch.arange(start + tokens)
+    mask = (other <= own) & (other > own - (window or start + tokens))
+    wide = (one.float() for one in (query, key, value))
+    expected = scaled_dot_product_attention(*wide, attn_mask=mask, scale=SCALING, enable_gqa=True)
+    # In bfloat16 scores are rounded, too, as in the library's own plain attention.
+    tolerance = {"rtol": 0, "atol": 1e-5 if dtype == torch.float32 else 0.04}
+    torch.testing.assert_close(found.float(), expected, **tolerance)

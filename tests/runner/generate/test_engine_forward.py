@@ -105,6 +105,13 @@ def test_logits_are_the_librarys_alone_and_in_mixed_batches(name: str) -> None:
     torch.testing.assert_close(found, torch.stack(expected), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", [*LEAN, *PAGED])
+def test_they_are_so_where_nothing_is_compiled_as_on_an_accelerator(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("lean", "engine_attention", "engine_forward"):
+        monkeypatch.setattr(f"llm_runner.generate.{module}.can_compile", lambda *_: False)
+    test_logits_are_the_librarys_alone_and_in_mixed_batches(name)
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt 2", "bloom"])
 def test_a_step_in_which_nobody_goes_on_gives_no_logits(name: str) -> None:
     forward, _ = build_forward(build_model({**LEAN, **PAGED, **SERIAL}[name]), PLAN)
