@@ -47,7 +47,7 @@ def _to_numpy(tensor: torch.Tensor) -> "np.ndarray[Any, Any]":
 
 
 def _count_threads() -> int:
-    return min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    return min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))
 
 
 @cache

@@ -165,7 +165,8 @@ class Layer:
         if isinstance(self.activation, nn.SiLU | SiLUActivation) and can_compile(gate_up.dtype, gate_up.device):
             return gate_by_silu(gate_up)
         gate, up = gate_up.chunk(2, dim=-1)
-        return self.activation(gate) * up
+        gated: torch.Tensor = self.activation(gate) * up
+        return gated
 
 
 @dataclass(frozen=True)
