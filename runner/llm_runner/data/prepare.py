@@ -1,11 +1,10 @@
-"""A config and local files become tokenized rows, ready to train on: read, split, rendered, tokenized and cut to
+"""A config and files become tokenized rows, ready to train on: read, split, rendered, tokenized and cut to
 length.
 
 Goes over the training file twice, once to split it and once to tokenize it, and holds a batch of rows at a time.
 Fetches no files and makes no training batches.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from llm_runner.data.semantic import Embed
 from llm_runner.data.shown import build_shown_rows
 from llm_runner.data.source import DataFiles, Source, Warn, open_source
 from llm_runner.data.split import SPLIT_NAMES, TEST, TRAIN, UNUSED, VALIDATION
+from llm_runner.data.storedfile import digest
 from llm_runner.data.tokens import Encoder, LengthLimits, TokenWriter, build_encoder, encode_alternatives
 
 KEPT_EXAMPLES = 8
@@ -65,10 +65,9 @@ def prepare_data(
     for loss in describe_losses(counts, gap_counts, limits):
         warn(loss)
     examples = sinks[VALIDATION].examples if len(validation) > 0 else sinks[TEST].examples
-    digest = digest_files(files)
     return PreparedData(
-        train, validation, test, counts, digest, tuple(examples), replace(prompt, retriever=None), source.table_columns,
-        shown.pool, shown.vectors, tuple(rejected),
+        train, validation, test, counts, digest_files(files), tuple(examples), replace(prompt, retriever=None),
+        source.table_columns, shown.pool, shown.vectors, tuple(rejected),
     )  # fmt: skip
 
 
@@ -83,12 +82,7 @@ def plan_limits(config: LLMConfig, context_length: int) -> LengthLimits:
 
 
 def digest_files(files: DataFiles) -> str:
-    digest = hashlib.sha256()
-    for file in files.by_split.values():
-        with file.path.open("rb") as stream:
-            while chunk := stream.read(2**20):
-                digest.update(chunk)
-    return digest.hexdigest()
+    return digest(file.path for file in files.by_split.values())
 
 
 @dataclass

@@ -5,7 +5,6 @@ Renders and tokenizes nothing.
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from llm_api.config import CategoryOutputFeature, LLMConfig, OutputFeature
 
@@ -13,15 +12,16 @@ from llm_runner.data.columns import Columns, check_columns, column_of, plan_colu
 from llm_runner.data.missing import Gap, GapCounts, complete_rows, resolve_modes
 from llm_runner.data.read import Row, Table, open_table
 from llm_runner.data.split import TEST, TRAIN, UNUSED, VALIDATION, Splits, assign_splits
+from llm_runner.data.storedfile import StoredFile
 
 Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A table on this machine."""
+    """A table that can be read from here."""
 
-    path: Path
+    path: StoredFile
     format: str = "auto"
 
 

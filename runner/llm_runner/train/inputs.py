@@ -21,7 +21,7 @@ from llm_runner.model.embedding import EmbeddingModel, load_embedding_model
 from llm_runner.model.load import load_config, load_tokenizer
 from llm_runner.model.rope import context_length
 from llm_runner.report.reporter import Reporter
-from llm_runner.store.fetch import FetchedModel, fetch_file, fetch_folder, fetch_model
+from llm_runner.store.fetch import FetchedModel, fetch_folder, fetch_model, fetch_table
 from llm_runner.store.hub import read_token
 from llm_runner.store.publish import check_writable
 from llm_runner.train.batch import Rows
@@ -56,7 +56,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class _Fetched:
-    """A run's files, on this machine."""
+    """A run's files: on this machine, but for tables that are read where they are."""
 
     data: DataFiles
     base: FetchedModel
@@ -136,7 +136,7 @@ def _fetch_by_name(run: TrainRun, name: str, key: str, token: str | None) -> Fet
 
 def fetch_data(run: TrainRun, folder: Path, token: str | None) -> DataFiles:
     def fetch(location: DataLocation, split: str) -> DataFile:
-        return DataFile(fetch_file(location.uri, folder / split, run.s3, token), location.format)
+        return DataFile(fetch_table(location.uri, folder / split, run.s3, token), location.format)
 
     dataset = run.dataset
     return DataFiles(
