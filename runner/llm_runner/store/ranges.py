@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from boto3.exceptions import RetriesExceededError
+from botocore.exceptions import BotoCoreError
 from llm_api.run import S3Settings
-from s3transfer.utils import S3_RETRYABLE_DOWNLOAD_ERRORS
 
 from llm_runner.errors import DataInvalid, ModelAccessDenied
 from llm_runner.store.s3 import MAX_ATTEMPTS, s3_client
@@ -24,6 +24,8 @@ FIRST_READ_BYTES = 2**16
 """Of a table whose first rows are looked at, hardly more is fetched than they take."""
 LARGEST_READ_BYTES = 2**22
 """Who reads on waits for few answers: at 30 ms each, these are 130 MB/s."""
+BROKEN_OFF = (BotoCoreError, ConnectionError, TimeoutError)
+"""What happens to an answer that has begun."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class S3File:
             try:
                 with response["Body"] as body:
                     return body.read()
-            except S3_RETRYABLE_DOWNLOAD_ERRORS as error:
+            except BROKEN_OFF as error:
                 failure = error
         raise RetriesExceededError(failure)
 
