@@ -52,6 +52,11 @@ def open_bytes(path: StoredFile) -> Iterator[IO[bytes]]:
         yield cast(IO[bytes], stream)
 
 
+def is_zipped(path: StoredFile) -> bool:
+    with path.open("rb") as raw:
+        return raw.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC)
+
+
 def _read_head(path: StoredFile) -> bytes:
     if not path.is_file():
         raise DataInvalid(f"{path}: there is no such file")

@@ -9,18 +9,19 @@ import gzip
 import io
 import json
 import zlib
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain, islice
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain, islice
 from typing import IO, Any
 
 import ijson  # type: ignore[import-untyped]
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from llm_runner.data.format import Format, detect_format, open_bytes
+from llm_runner.data.format import Format, detect_format, is_zipped, open_bytes
 from llm_runner.data.storedfile import StoredFile
 from llm_runner.errors import DataInvalid
 
@@ -34,6 +35,21 @@ EXCERPT_CHARS = 60
 
 
 @dataclass(frozen=True)
+class Share:
+    """A part of a table, of ``count`` that are about as long; one whose number is past the last has no rows."""
+
+    number: int
+    count: int
+
+    def span(self, length: int) -> range:
+        """Of so many rows or bytes in all, those of this part."""
+        return range(length * self.number // self.count, min(length, length * (self.number + 1) // self.count))
+
+
+WHOLE = Share(0, 1)
+
+
+@dataclass(frozen=True)
 class Table:
     """A file whose format is known and which has at least one row."""
 
@@ -41,13 +57,22 @@ class Table:
     format: Format
     columns: tuple[str, ...]
     """Of JSON, the keys of the first ``BATCH_ROWS`` objects."""
+    share: Share = WHOLE
+    """The part of it that ``rows`` gives."""
+
+    def part(self, number: int, count: int, *, divides: bool = True) -> "Table":
+        """One of ``count`` parts, which are all rows in their order. Where the table can't be divided, or shall not be,
+        the first part is all of it.
+        """
+        can = divides and (self.format == "parquet" or (self.format == "jsonl" and not is_zipped(self.path)))
+        return replace(self, share=Share(number, count if can else 1))
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
-        """All rows in the file's order, each with exactly these columns; None where a row has no value.
+        """All rows of its share in the file's order, each with exactly these columns; None where a row has no value.
 
         Raises DataInvalid, naming file and line, where the file is broken.
         """
-        for row in _read(self.path, self.format, columns):
+        for row in _read(self.path, self.format, columns, self.share):
             yield {column: row.get(column) for column in columns}
 
 
@@ -60,13 +85,18 @@ def open_table(path: StoredFile, written_format: str = "auto") -> Table:
     return Table(path, found, tuple(dict.fromkeys(column for row in first_rows for column in row)))
 
 
-def _read(path: StoredFile, found: Format, columns: Sequence[str] | None) -> Iterator[Row]:
+def _read(path: StoredFile, found: Format, columns: Sequence[str] | None, share: Share = WHOLE) -> Iterator[Row]:
+    if share.number >= share.count:
+        return
     try:
         if found == "parquet":
-            yield from _read_parquet(path, columns)
+            yield from _read_parquet(path, columns, share)
             return
         with open_bytes(path) as stream:
-            yield from TEXT_READERS[found](path, stream)
+            if found == "jsonl":
+                yield from _read_jsonl(path, stream, share)
+            else:
+                yield from TEXT_READERS[found](path, stream)
     except UnicodeDecodeError as error:
         raise DataInvalid(_describe_encoding(path)) from error
     except (OSError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
@@ -80,13 +110,19 @@ def open_parquet(path: StoredFile) -> Iterator[pq.ParquetFile]:
         yield pq.ParquetFile(stream, buffer_size=PARQUET_BUFFER_BYTES, pre_buffer=False)
 
 
-def _read_parquet(path: StoredFile, columns: Sequence[str] | None) -> Iterator[Row]:
+def _read_parquet(path: StoredFile, columns: Sequence[str] | None, share: Share) -> Iterator[Row]:
+    """Of the row groups that have rows of the share, of which there may be one for several shares."""
     with open_parquet(path) as file:
         names = file.schema_arrow.names
         _refuse_duplicates(path, names)
         wanted = [name for name in names if columns is None or name in columns]
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
-            yield from batch.to_pylist()
+        ends = list(accumulate(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)))
+        rows = share.span(file.metadata.num_rows)
+        groups = range(bisect_right(ends, rows.start), bisect_left(ends, rows.stop) + 1) if rows else range(0)
+        before = rows.start - (ends[groups.start - 1] if groups.start > 0 else 0)
+        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=wanted, row_groups=list(groups))
+        found = (row for batch in batches for row in batch.to_pylist())
+        yield from islice(found, before, before + len(rows))
 
 
 def _read_csv(path: StoredFile, stream: IO[bytes]) -> Iterator[Row]:
@@ -135,20 +171,44 @@ def _delimiter_of(header: str) -> str:
     return next((mark for mark in ";\t" if mark in header), ",")
 
 
-def _read_jsonl(path: StoredFile, stream: IO[bytes]) -> Iterator[Row]:
-    for line, text in enumerate(stream, start=1):
+def _read_jsonl(path: StoredFile, stream: IO[bytes], share: Share) -> Iterator[Row]:
+    """Of a part, the lines that begin in it: where its borders lie within lines, these end behind them."""
+    place, end = stream.tell(), None
+    if share.count > 1:
+        span = share.span(stream.seek(0, io.SEEK_END))
+        end = span.stop
+        if span.start > place:
+            # A line that begins just at the border is found behind the break before it.
+            stream.seek(span.start - 1)
+            place = span.start - 1 + len(stream.readline())
+        else:
+            stream.seek(place)
+    while (end is None or place < end) and (text := stream.readline()):
         if text.strip():
-            yield _json_object(path, line, text)
+            yield _json_object(path, place, text)
+        place += len(text)
 
 
-def _json_object(path: StoredFile, line: int, text: bytes) -> Row:
+def _json_object(path: StoredFile, place: int, text: bytes) -> Row:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
+        line = _line_at(path, place)
         raise DataInvalid(f"{path}, line {line}: broken JSON: {error.msg} in {_excerpt(error.doc)}") from error
     if not isinstance(value, dict):
-        raise DataInvalid(f"{path}, line {line}: each line must be a JSON object, found {_excerpt(text.decode())}")
+        found = _excerpt(text.decode())
+        raise DataInvalid(f"{path}, line {_line_at(path, place)}: each line must be a JSON object, found {found}")
     return value
+
+
+def _line_at(path: StoredFile, place: int) -> int:
+    """The number, from 1, of the line that begins at a byte: all before is read once more, to tell what is wrong."""
+    with open_bytes(path) as stream:
+        line = 1
+        while stream.tell() < place:
+            stream.readline()
+            line += 1
+        return line
 
 
 def _read_json(path: StoredFile, stream: IO[bytes]) -> Iterator[Row]:
@@ -205,6 +265,5 @@ def _excerpt(text: str) -> str:
 TEXT_READERS: dict[str, Callable[[StoredFile, IO[bytes]], Iterator[Row]]] = {
     "csv": _read_csv,
     "tsv": _read_tsv,
-    "jsonl": _read_jsonl,
     "json": _read_json,
 }

@@ -61,8 +61,8 @@ CONTENTS: dict[str, Callable[[], bytes]] = {
 
 
 def store(server: S3Server, name: str, content: bytes) -> S3File:
-    s3_client(server.settings).put_object(Bucket="data", Key=name, Body=content)
-    found = find_s3_file(parse_s3(f"s3://data/{name}"), server.settings)
+    s3_client(server.settings).put_object(Bucket="data", Key=f"ranges/{name}", Body=content)
+    found = find_s3_file(parse_s3(f"s3://data/ranges/{name}"), server.settings)
     assert found is not None
     return found
 
@@ -94,7 +94,7 @@ def test_rows_and_digest_are_those_of_the_same_file_here(keys: S3Server, name: s
     with counting_bytes(keys) as counts:
         assert list(rows_of(file)) == ROWS
     assert len(counts) > 5, "it was not read in parts"
-    assert digest([file]) == digest([keys.folder / "data" / name])
+    assert digest([file]) == digest([keys.folder / "data" / "ranges" / name])
 
 
 def test_the_first_rows_of_a_large_table_are_there_after_a_small_part_of_it(keys: S3Server) -> None:
@@ -130,27 +130,31 @@ def test_a_table_that_is_replaced_while_it_is_read_ends_the_run_with_what_happen
     rows = table.rows(table.columns)
     assert next(rows) == ROWS[0]
     store(keys, name, CONTENTS[name]() + b" ")
-    with pytest.raises(StorageFailed, match=rf"s3://data/{name} was replaced while it was read .*Trying again reads"):
+    with pytest.raises(
+        StorageFailed, match=rf"s3://data/ranges/{name} was replaced while it was read .*Trying again reads"
+    ):
         list(rows)
 
 
 def test_a_table_that_is_deleted_meanwhile_is_told(keys: S3Server) -> None:
     file = store(keys, "deleted.jsonl", to_jsonl(ROWS))
-    (keys.folder / "data" / "deleted.jsonl").unlink()
-    with pytest.raises(DataInvalid, match=r"s3://data/deleted\.jsonl does not exist"):
+    (keys.folder / "data" / "ranges" / "deleted.jsonl").unlink()
+    with pytest.raises(DataInvalid, match=r"s3://data/ranges/deleted\.jsonl does not exist"):
         open_table(file)
 
 
 def test_a_broken_line_is_told_with_its_address(keys: S3Server) -> None:
     file = store(keys, "broken.jsonl", to_jsonl(ROWS) + b"\n{oops}\n")
-    with pytest.raises(DataInvalid, match=r"^s3://data/broken\.jsonl, line 3001: broken JSON: .*oops"):
+    with pytest.raises(DataInvalid, match=r"^s3://data/ranges/broken\.jsonl, line 3001: broken JSON: .*oops"):
         list(rows_of(file))
 
 
 def test_a_store_that_goes_away_meanwhile_fails_in_a_way_that_is_retried(keys: S3Server) -> None:
     file = store(keys, "away.parquet", to_parquet(ROWS))
     elsewhere = replace(file, settings=S3Settings(endpoint_url="http://127.0.0.1:9", region="us-east-1"))
-    with pytest.raises(StorageFailed, match=r"s3://data/away\.parquet could not be reached .*Trying again may help"):
+    with pytest.raises(
+        StorageFailed, match=r"s3://data/ranges/away\.parquet could not be reached .*Trying again may help"
+    ):
         open_table(elsewhere)
 
 
@@ -196,7 +200,7 @@ def test_another_process_reads_what_it_is_given(keys: S3Server) -> None:
 def test_only_a_table_of_several_parts_stays_where_it_is(keys: S3Server, tmp_path: Path) -> None:
     for size, kind in ((PART_SIZE_BYTES, Path), (PART_SIZE_BYTES + 1, S3File)):
         store(keys, "sized.jsonl", b" " * size)
-        fetched = fetch_table("s3://data/sized.jsonl", tmp_path, keys.settings)
+        fetched = fetch_table("s3://data/ranges/sized.jsonl", tmp_path, keys.settings)
         assert isinstance(fetched, kind)
         assert (fetched.name, str(fetched).endswith("sized.jsonl")) == ("sized.jsonl", True)
 
