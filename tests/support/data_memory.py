@@ -1,5 +1,7 @@
 """How far a process's peak memory rises with a table: ``python -m tests.support.data_memory FOLDER`` tells in bytes.
 
+With an S3 endpoint as a second argument, the tables are read from its bucket ``data`` and not from the folder.
+
 Rows are long and tokens few, so that a file that is held shows, and tokenizing takes no time.
 """
 
@@ -12,9 +14,13 @@ from pathlib import Path
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from llm_api.config import load_config
+from llm_api.run import S3Settings
 from llm_runner.data.prepare import prepare_data
 from llm_runner.data.source import DataFile, DataFiles
+from llm_runner.data.storedfile import StoredFile
 from llm_runner.report.memory import peak_resident_bytes
+from llm_runner.store.ranges import find_s3_file
+from llm_runner.store.uri import S3Location
 from llm_runner.train.course import epoch_order
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -23,6 +29,8 @@ from tests.support.repository import ROOT
 
 FEW_ROWS, ROWS = 3_000, 50_000
 WORD_LETTERS = 2_500
+MOST_GROWTH_BYTES = 50_000_000
+"""Of larger buffers, and of numbers kept for each row."""
 CONFIG = load_config(
     {
         "base_model": "tiny",
@@ -32,9 +40,9 @@ CONFIG = load_config(
 )
 
 
-def measure_growth(folder: Path) -> dict[str, int]:
+def measure_growth(folder: Path, endpoint_url: str | None = None) -> dict[str, int]:
     """By format, in a process of its own."""
-    command = [sys.executable, "-m", __name__, str(folder)]
+    command = [sys.executable, "-m", __name__, str(folder), *([] if endpoint_url is None else [endpoint_url])]
     path = os.pathsep.join([str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -60,14 +68,14 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<w>", eos_token="</s>")  # type: ignore[no-untyped-call]
 
 
-def walk(table: Path) -> int:
+def walk(table: StoredFile, work_path: Path) -> int:
     """Prepares and reads an epoch; gives the rows read."""
     data = prepare_data(
         CONFIG,
         word_tokenizer(),
         DataFiles(DataFile(table)),
         context_length=64,
-        work_path=table.parent / f"{table.name} work",
+        work_path=work_path,
         seed=1,
         warn=lambda _text: None,
     )
@@ -77,16 +85,24 @@ def walk(table: Path) -> int:
     return data.counts.rows_read
 
 
-def main(folder: Path) -> None:
+def find(folder: Path, name: str, endpoint_url: str | None) -> StoredFile:
+    if endpoint_url is None:
+        return folder / name
+    file = find_s3_file(S3Location("data", name), S3Settings(endpoint_url=endpoint_url, region="us-east-1"))
+    assert file is not None
+    return file
+
+
+def main(folder: Path, endpoint_url: str | None = None) -> None:
     growth = {}
     for suffix in ("parquet", "jsonl"):
-        few, many = (folder / f"{name}.{suffix}" for name in ("few", "many"))
-        assert walk(few) == FEW_ROWS
+        few, many = (find(folder, f"{name}.{suffix}", endpoint_url) for name in ("few", "many"))
+        assert walk(few, folder / "work") == FEW_ROWS
         before = peak_resident_bytes()
-        assert walk(many) == ROWS
+        assert walk(many, folder / "work") == ROWS
         growth[suffix] = peak_resident_bytes() - before
     sys.stdout.write(json.dumps(growth) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

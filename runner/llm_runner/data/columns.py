@@ -3,11 +3,11 @@
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from llm_api.config import InputFeature, LLMConfig, OutputFeature, RandomSplit
 
 from llm_runner.data.read import Table
+from llm_runner.data.storedfile import StoredFile
 from llm_runner.data.template import Template, build_template
 from llm_runner.errors import DataInvalid
 
@@ -77,7 +77,7 @@ def check_columns(needed: Iterable[tuple[Table, Sequence[str]]]) -> None:
         raise DataInvalid("\n".join(problems))
 
 
-def _describe_missing(path: Path, missing: Iterable[str], columns: Sequence[str]) -> str:
+def _describe_missing(path: StoredFile, missing: Iterable[str], columns: Sequence[str]) -> str:
     return f"{path}: no column {describe_columns(missing, columns)}"
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Literal, cast
 
+from llm_runner.data.storedfile import StoredFile
 from llm_runner.errors import DataInvalid
 
 Format = Literal["csv", "tsv", "jsonl", "json", "parquet"]
@@ -26,8 +27,8 @@ UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 SNIFFED_BYTES = 4096
 
 
-def detect_format(path: Path, written: str = "auto") -> Format:
-    """The format of the file at ``path``; ``written`` is what the user wrote, ``auto`` to find out.
+def detect_format(path: StoredFile, written: str = "auto") -> Format:
+    """The format of the file ``path``; ``written`` is what the user wrote, ``auto`` to find out.
 
     A ``.json`` file that begins with an object is read as one object a line, as many tools write it.
 
@@ -43,7 +44,7 @@ def detect_format(path: Path, written: str = "auto") -> Format:
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+def open_bytes(path: StoredFile) -> Iterator[IO[bytes]]:
     """The file's bytes, unzipped if it is gzip, from behind a UTF-8 byte order mark."""
     with path.open("rb") as raw, gzip.open(raw) if raw.peek(2).startswith(GZIP_MAGIC) else raw as stream:
         if stream.peek(len(UTF8_BOM)).startswith(UTF8_BOM):
@@ -51,7 +52,12 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         yield cast(IO[bytes], stream)
 
 
-def _read_head(path: Path) -> bytes:
+def is_zipped(path: StoredFile) -> bool:
+    with path.open("rb") as raw:
+        return raw.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC)
+
+
+def _read_head(path: StoredFile) -> bytes:
     if not path.is_file():
         raise DataInvalid(f"{path}: there is no such file")
     try:
@@ -64,12 +70,12 @@ def _read_head(path: Path) -> bytes:
     return head.lstrip()
 
 
-def _format_of_name(path: Path) -> Format | None:
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+def _format_of_name(path: StoredFile) -> Format | None:
+    suffixes = [suffix.lower() for suffix in Path(path.name).suffixes if suffix.lower() != ".gz"]
     return FORMAT_BY_SUFFIX.get(suffixes[-1]) if suffixes else None
 
 
-def _format_of_content(path: Path, head: bytes) -> Format:
+def _format_of_content(path: StoredFile, head: bytes) -> Format:
     if head.startswith(b"PAR1"):
         return "parquet"
     if head.startswith((b"[", b"{")):
@@ -79,7 +85,7 @@ def _format_of_content(path: Path, head: bytes) -> Format:
     return "tsv" if b"\t" in head.splitlines()[0] else "csv"
 
 
-def _checked(path: Path, found: Format, head: bytes) -> Format:
+def _checked(path: StoredFile, found: Format, head: bytes) -> Format:
     """Refuses what would only fail later, and less clearly."""
     if found == "parquet":
         return found

@@ -1,15 +1,15 @@
-"""A config and local files become tokenized rows, ready to train on: read, split, rendered, tokenized and cut to
+"""A config and files become tokenized rows, ready to train on: read, split, rendered, tokenized and cut to
 length.
 
 Goes over the training file twice, once to split it and once to tokenize it, and holds a batch of rows at a time.
 Fetches no files and makes no training batches.
 """
 
-import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import astuple, dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 
 from llm_api.config import LLMConfig
@@ -21,10 +21,13 @@ from llm_runner.data.prepared import DataCounts, PreparedData, RenderedExample
 from llm_runner.data.prompt import Prompt, build_prompt
 from llm_runner.data.read import BATCH_ROWS, Row
 from llm_runner.data.semantic import Embed
-from llm_runner.data.shown import build_shown_rows
+from llm_runner.data.shown import ShownRows, build_shown_rows
 from llm_runner.data.source import DataFiles, Source, Warn, open_source
 from llm_runner.data.split import SPLIT_NAMES, TEST, TRAIN, UNUSED, VALIDATION
+from llm_runner.data.storedfile import digest, version_of
+from llm_runner.data.together import ALONE, Together
 from llm_runner.data.tokens import Encoder, LengthLimits, TokenWriter, build_encoder, encode_alternatives
+from llm_runner.errors import StorageFailed
 
 KEPT_EXAMPLES = 8
 """Rows of each part as text: the tuned model is asked those of the hold-out."""
@@ -40,8 +43,10 @@ def prepare_data(
     seed: int,
     warn: Warn,
     embed: Embed | None = None,
+    together: Together = ALONE,
 ) -> PreparedData:
-    """Tokenizes ``files`` into ``work_path``; the same arguments give the same rows in the same order.
+    """Tokenizes ``files`` into ``work_path``; the same arguments give the same rows in the same order, however many
+    machines do it together: each tokenizes a part of every table, and gets from the others what they made of theirs.
 
     ``context_length`` is the most tokens that the model takes. ``warn`` gets each thing that a user might not expect.
     ``embed`` is needed where prompts show examples by likeness of meaning, and not kept.
@@ -51,24 +56,27 @@ def prepare_data(
     """
     work_path.mkdir(parents=True, exist_ok=True)
     encoder = build_encoder(tokenizer)
-    source = open_source(config, files, seed=seed, warn=warn)
-    shown = build_shown_rows(config, source, seed=seed, warn=warn, embed=embed)
+    _refuse_differing(files, together)
+    source = open_source(config, files, seed=seed, warn=warn, together=together)
+    shown = _build_shown_rows(config, source, seed, warn, embed, together)
     prompt = build_prompt(config, source.columns, shown.retriever)
     limits = plan_limits(config, context_length)
     with ExitStack() as stack:
         sinks = [_Sink([stack.enter_context(writer) for writer in writers]) for writers in _writers(config, work_path)]
         gap_counts = GapCounts()
         _write_rows(source.labelled_rows(gap_counts), prompt, encoder, limits, sinks)
-        train, validation, test, *rejected = (writer.close() for writers in _by_answer(sinks) for writer in writers)
-    counts = _count(source, gap_counts, sinks)
+        train, validation, test, *rejected = (
+            writer.close(together) for writers in _by_answer(sinks) for writer in writers
+        )
+    counts, gap_counts = _count_all(_count(source, gap_counts, sinks), gap_counts, together)
     refuse_nothing_left(counts, gap_counts, limits)
     for loss in describe_losses(counts, gap_counts, limits):
         warn(loss)
-    examples = sinks[VALIDATION].examples if len(validation) > 0 else sinks[TEST].examples
-    digest = digest_files(files)
+    examples = together.gather(sinks[VALIDATION if len(validation) > 0 else TEST].examples)
+    data_digest = together.gather(digest_files(files) if together.number == 0 else "")[0]
     return PreparedData(
-        train, validation, test, counts, digest, tuple(examples), replace(prompt, retriever=None), source.table_columns,
-        shown.pool, shown.vectors, tuple(rejected),
+        train, validation, test, counts, data_digest, tuple(chain(*examples))[:KEPT_EXAMPLES],
+        replace(prompt, retriever=None), source.table_columns, shown.pool, shown.vectors, tuple(rejected),
     )  # fmt: skip
 
 
@@ -82,13 +90,39 @@ def plan_limits(config: LLMConfig, context_length: int) -> LengthLimits:
     )
 
 
+def _refuse_differing(files: DataFiles, together: Together) -> None:
+    """Raises StorageFailed where another machine found other files: their parts would not make up one table."""
+    versions = [version_of(file.path) for file in files.by_split.values()]
+    if any(found != versions for found in together.gather(versions)):
+        named = ", ".join(str(file.path) for file in files.by_split.values())
+        raise StorageFailed(
+            f"{named}: the machines of this run found different versions of it. Leave the data as it is while a run "
+            "begins; trying again may help"
+        )
+
+
+def _build_shown_rows(
+    config: LLMConfig, source: Source, seed: int, warn: Warn, embed: Embed | None, together: Together
+) -> ShownRows:
+    """The first machine has all rows where prompts show any, so the others hear from it what is kept of them."""
+    if together.number == 0:
+        shown = build_shown_rows(config, source, seed=seed, warn=warn, embed=embed)
+        together.gather(replace(shown, retriever=None))
+        return shown
+    return together.gather(ShownRows())[0]
+
+
+def _count_all(counts: DataCounts, gaps: GapCounts, together: Together) -> tuple[DataCounts, GapCounts]:
+    """Those of all machines."""
+    gathered = together.gather((counts, gaps))
+    summed = (sum(numbers) for numbers in zip(*(astuple(own) for own, _ in gathered), strict=True))
+    filled = sum((own.filled for _, own in gathered), Counter[str]())
+    dropped = sum((own.dropped for _, own in gathered), Counter[str]())
+    return DataCounts(*summed), GapCounts(filled, dropped)
+
+
 def digest_files(files: DataFiles) -> str:
-    digest = hashlib.sha256()
-    for file in files.by_split.values():
-        with file.path.open("rb") as stream:
-            while chunk := stream.read(2**20):
-                digest.update(chunk)
-    return digest.hexdigest()
+    return digest(file.path for file in files.by_split.values())
 
 
 @dataclass

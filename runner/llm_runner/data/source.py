@@ -3,9 +3,8 @@
 Renders and tokenizes nothing.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from llm_api.config import CategoryOutputFeature, LLMConfig, OutputFeature
 
@@ -13,15 +12,17 @@ from llm_runner.data.columns import Columns, check_columns, column_of, plan_colu
 from llm_runner.data.missing import Gap, GapCounts, complete_rows, resolve_modes
 from llm_runner.data.read import Row, Table, open_table
 from llm_runner.data.split import TEST, TRAIN, UNUSED, VALIDATION, Splits, assign_splits
+from llm_runner.data.storedfile import StoredFile
+from llm_runner.data.together import ALONE, Together
 
 Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A table on this machine."""
+    """A table that can be read from here."""
 
-    path: Path
+    path: StoredFile
     format: str = "auto"
 
 
@@ -48,7 +49,7 @@ class Source:
     columns: Columns
     gaps: tuple[Gap, ...]
     splits: Splits
-    """One for each complete row of the training table."""
+    """One for each complete row of the training table, or of this machine's part of it."""
 
     @property
     def table_columns(self) -> tuple[str, ...]:
@@ -72,18 +73,30 @@ class Source:
                     yield split, row
 
 
-def open_source(config: LLMConfig, files: DataFiles, *, seed: int, warn: Warn) -> Source:
-    """Looks through the training file once, or twice to fill with modes. Raises DataInvalid."""
+def open_source(config: LLMConfig, files: DataFiles, *, seed: int, warn: Warn, together: Together = ALONE) -> Source:
+    """Looks through the training file once, or twice to fill with modes; of several machines each looks through its
+    part. Raises DataInvalid.
+    """
     tables = {split: open_table(file.path, file.format) for split, file in files.by_split.items()}
     given = [split for split in tables if split != TRAIN]
     columns = plan_columns(config, tables[TRAIN].columns, splits=VALIDATION not in given)
     check_columns((table, columns.read if split == TRAIN else columns.rendered) for split, table in tables.items())
     _warn_of_surprises(config, columns, given, warn)
-    gaps = tuple(resolve_modes(plan_gaps(config, columns), tables[TRAIN].rows(columns.read)))
+    planned = plan_gaps(config, columns)
+    divides = stands_alone(config, planned)
+    tables = {split: table.part(together.number, together.count, divides=divides) for split, table in tables.items()}
+    gaps = tuple(resolve_modes(planned, tables[TRAIN].rows(columns.read)))
     rows = complete_rows(tables[TRAIN].rows(columns.read), gaps, GapCounts())
     values = (None if columns.split is None else row[columns.split] for row in rows)
-    splits = assign_splits(config.preprocessing, values, given=given, seed=seed)
+    splits = assign_splits(config.preprocessing, values, given=given, seed=seed, together=together)
     return Source(tables, columns, gaps, splits)
+
+
+def stands_alone(config: LLMConfig, gaps: Iterable[Gap]) -> bool:
+    """Whether a row needs no other for its prompt and answer: none that it is filled from, none that it shows."""
+    if config.effective_prompt.retrieval.type is not None:
+        return False
+    return all(gap.strategy in ("drop_row", "fill_with_const") for gap in gaps)
 
 
 def plan_gaps(config: LLMConfig, columns: Columns) -> list[Gap]:

@@ -6,7 +6,7 @@ split has them on average only.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from llm_api.config import DatetimeSplit, FixedSplit, HashSplit, Preprocessing, Split, StratifySplit
 
+from llm_runner.data.together import ALONE, Together
 from llm_runner.data.value import is_missing, to_text
 from llm_runner.errors import DataInvalid
 
@@ -32,28 +33,43 @@ Probabilities = npt.NDArray[np.float64]
 Rule = Callable[[Keys, Probabilities, np.random.Generator], Splits]
 
 
-def assign_splits(preprocessing: Preprocessing, values: Iterable[Any], *, given: Collection[int], seed: int) -> Splits:
-    """TRAIN, VALIDATION, TEST or UNUSED for each row of the training table.
+def assign_splits(
+    preprocessing: Preprocessing,
+    values: Iterable[Any],
+    *,
+    given: Collection[int],
+    seed: int,
+    together: Together = ALONE,
+) -> Splits:
+    """TRAIN, VALIDATION, TEST or UNUSED for each row of the training table, or of this machine's part of it.
 
     ``values`` are the split column's, one a row (anything for a random split). ``given`` are the splits that have a
     file of their own: with a validation file every row trains; with a test file alone none goes to the test split.
-    Sampling (``sample_size``, else ``sample_ratio``) comes before splitting.
+    Sampling (``sample_size``, else ``sample_ratio``) comes before splitting. What a row becomes depends on all rows,
+    but not on which machine has read it.
 
     Raises DataInvalid where a fixed or datetime split can't read a value.
     """
     split = preprocessing.split
     rng = np.random.default_rng(seed)
     whole = VALIDATION in given
-    keys = np.fromiter((0.0 for _ in values) if whole else row_keys(split, values), dtype=np.float64)
+    classes: dict[str, int] = {}
+    own = np.fromiter((0.0 for _ in values) if whole else row_keys(split, values, classes), dtype=np.float64)
+    parts = together.gather((own, list(classes)))
+    keys = _join_keys(parts)
     chosen = _sample(keys.size, preprocessing, rng)
     splits = np.full(keys.size, UNUSED, dtype=np.int8)
     splits[chosen] = TRAIN if whole else RULES[split.type](keys[chosen], _probabilities(split, given), rng)
     splits[np.isin(splits, list(given))] = UNUSED
-    return splits
+    start = sum(part.size for part, _ in parts[: together.number])
+    return splits[start : start + own.size]
 
 
-def row_keys(split: Split, values: Iterable[Any]) -> Iterator[float]:
-    """What a split's rule goes by: a class, a time, a split's number, or a place in [0, 1)."""
+def row_keys(split: Split, values: Iterable[Any], classes: dict[str, int]) -> Iterator[float]:
+    """What a split's rule goes by: a class, a time, a split's number, or a place in [0, 1).
+
+    ``classes`` gets the number of each class, in the order in which they come.
+    """
     match split:
         case FixedSplit(column=column):
             return (_fixed_split(value, column) for value in values)
@@ -62,9 +78,18 @@ def row_keys(split: Split, values: Iterable[Any]) -> Iterator[float]:
         case HashSplit():
             return (_hash_place(value) for value in values)
         case StratifySplit():
-            classes: dict[str, int] = {}
             return (classes.setdefault(to_text(value), len(classes)) for value in values)
     return (0.0 for _ in values)
+
+
+def _join_keys(parts: Sequence[tuple[Keys, Sequence[str]]]) -> Keys:
+    """Those of all parts, with classes numbered as if one had read them all."""
+    classes: dict[str, int] = {}
+    joined: list[Keys] = []
+    for keys, names in parts:
+        numbers = np.array([classes.setdefault(name, len(classes)) for name in names], dtype=np.float64)
+        joined.append(numbers[keys.astype(np.int64)] if names else keys)
+    return np.concatenate(joined)
 
 
 def exact_sizes(row_count: int, probabilities: Probabilities) -> npt.NDArray[np.int64]:

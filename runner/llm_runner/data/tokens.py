@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from llm_runner.data.together import ALONE, Together
 from llm_runner.errors import ConfigInvalid
 
 Number = TypeVar("Number", np.int32, np.int64)
@@ -99,6 +100,18 @@ def load_rows(path: Path) -> TokenizedRows:
     return TokenizedRows(IdFile(path), offsets, prompt_lengths)
 
 
+def join_rows(path: Path, together: Together) -> TokenizedRows:
+    """The rows of all machines, each of which has written its own to ``path``, in the order of the machines."""
+    offsets_path = path.with_suffix(OFFSETS)
+    before = sum(together.gather(path.stat().st_size // ID_BYTES)[: together.number])
+    offsets = np.fromfile(offsets_path, np.int64) + before
+    # Where one machine's rows end, the next one's begin.
+    offsets[min(together.number, 1) :].tofile(offsets_path)
+    for part in (path, offsets_path, path.with_suffix(PROMPT_LENGTHS)):
+        together.join_file(part)
+    return load_rows(path)
+
+
 def _map(path: Path, number: type[Number]) -> npt.NDArray[Number]:
     """An empty file can't be mapped."""
     return np.memmap(path, number, "r") if path.stat().st_size > 0 else np.empty(0, number)
@@ -127,12 +140,12 @@ class TokenWriter:
         self._offsets.append(self._offsets[-1] + len(prompt_ids) + len(target_ids))
         self._prompt_lengths.append(len(prompt_ids))
 
-    def close(self) -> TokenizedRows:
-        """The rows written; the file must stay as long as they are used."""
+    def close(self, together: Together = ALONE) -> TokenizedRows:
+        """The rows written, here and by the other machines; the file must stay as long as they are used."""
         self._file.close()
         self._path.with_suffix(OFFSETS).write_bytes(self._offsets)
         self._path.with_suffix(PROMPT_LENGTHS).write_bytes(self._prompt_lengths)
-        return load_rows(self._path)
+        return join_rows(self._path, together)
 
 
 @dataclass(frozen=True)

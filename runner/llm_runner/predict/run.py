@@ -14,6 +14,7 @@ from llm_api.run import PredictRun
 
 from llm_runner.data.columns import check_columns
 from llm_runner.data.read import Table, open_table
+from llm_runner.data.storedfile import digest
 from llm_runner.data.tokens import build_encoder
 from llm_runner.errors import DataInvalid, Stopped
 from llm_runner.model.load import load_config, load_tokenizer
@@ -29,7 +30,7 @@ from llm_runner.predict.table import output_format, prediction_fields
 from llm_runner.predict.task import Task, build_setup, complete_config
 from llm_runner.report.reporter import Reporter
 from llm_runner.store.digest import SUMS_NAME, file_digest
-from llm_runner.store.fetch import fetch_file
+from llm_runner.store.fetch import fetch_table
 from llm_runner.store.hub import read_token
 from llm_runner.store.publish import check_writable
 
@@ -73,8 +74,8 @@ def predict(
 
 def _open_table(run: PredictRun, work_path: Path) -> Table:
     token = read_token(run.hub_token_path)
-    path = fetch_file(run.dataset.uri, work_path / "data", run.s3, token)
-    return open_table(path, run.dataset.format)
+    file = fetch_table(run.dataset.uri, work_path / "data", run.s3, token)
+    return open_table(file, run.dataset.format)
 
 
 def _digest(run: PredictRun, source: ModelSource, table: Table) -> str:
@@ -87,7 +88,7 @@ def _digest(run: PredictRun, source: ModelSource, table: Table) -> str:
         "model": run.model.model_dump(mode="json", exclude_unset=True, exclude=by_place),
         "base": source.base_name,
         "artifact": artifact,
-        "data": file_digest(table.path),
+        "data": digest([table.path]),
         "format": table.format,
         "shards": run.shards,
         "seed": run.seed,

@@ -14,7 +14,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from llm_api.config import CategoryOutputFeature, OutputFeature
 
-from llm_runner.data.read import BATCH_ROWS, Row, Table
+from llm_runner.data.read import BATCH_ROWS, Row, Table, open_parquet
 from llm_runner.data.value import is_missing, to_text
 from llm_runner.errors import ConfigInvalid
 from llm_runner.predict.record import Record
@@ -102,7 +102,7 @@ def _to_cell(value: Any, as_text: bool) -> Any:
 def _input_fields(table: Table) -> list[Any]:
     """As they are in parquet; text in CSV; of JSON the narrowest that holds all values."""
     if table.format == "parquet":
-        with pq.ParquetFile(table.path) as file:
+        with open_parquet(table.path) as file:
             return list(file.schema_arrow)
     if table.format in ("csv", "tsv"):
         return [pa.field(column, pa.string()) for column in table.columns]

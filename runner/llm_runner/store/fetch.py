@@ -10,7 +10,8 @@ from llm_api.run import S3Settings
 from llm_runner.errors import DataInvalid, ModelAccessDenied, ModelNotFound, RunError, StorageFailed
 from llm_runner.store.digest import SUMS_NAME, check_sums, list_files
 from llm_runner.store.hub import fetch_hub_file, fetch_hub_model
-from llm_runner.store.s3 import get_object, list_objects, s3_client
+from llm_runner.store.ranges import S3File, find_s3_file
+from llm_runner.store.s3 import PART_SIZE_BYTES, get_object, list_objects, s3_client
 from llm_runner.store.s3_errors import s3_reading
 from llm_runner.store.single import one_at_a_time
 from llm_runner.store.uri import HubLocation, S3Location, local_path, parse_hub, parse_hub_model, parse_s3, scheme_of
@@ -57,6 +58,19 @@ def fetch_file(
             return fetch_hub_file(_hub_file(uri, missing), destination, token, missing=missing)
         case "https":
             return fetch_web_file(uri, destination, missing=missing)
+
+
+def fetch_table(uri: str, destination: Path, s3: S3Settings, token: str | None = None) -> Path | S3File:
+    """The file at ``uri``, as ``fetch_file`` brings it, or left where it is: an object of more than one part is read by
+    ranges, as it may be larger than this machine's disk, and a small one arrives sooner than its first rows alone.
+
+    Raises what ``fetch_file`` raises.
+    """
+    if scheme_of(uri) == "s3":
+        file = find_s3_file(parse_s3(uri), s3)
+        if file is not None and file.size_bytes > PART_SIZE_BYTES:
+            return file
+    return fetch_file(uri, destination, s3, token)
 
 
 def fetch_model(

@@ -2,6 +2,7 @@
 
 MISSING      no such bucket or object
 DENIED       no credentials, wrong ones, or not allowed
+CHANGED      another object of that name has taken its place meanwhile
 DAMAGED      what arrives is not what was once stored
 UNREACHABLE  everything else: network, throttling, the server's own failures; may pass
 """
@@ -25,13 +26,14 @@ from botocore.exceptions import (
 
 from llm_runner.errors import ConfigInvalid, OutputNotWritable, RunError, StorageFailed
 
-S3Trouble = Literal["missing", "denied", "invalid", "damaged", "unreachable"]
+S3Trouble = Literal["missing", "denied", "invalid", "changed", "damaged", "unreachable"]
 
 MISSING_CODES = {"NoSuchBucket", "NoSuchKey", "NotFound", "404"}
 DENIED_CODES = {
     "403", "401", "AccessDenied", "AllAccessDisabled", "AccountProblem", "ExpiredToken", "Forbidden",
     "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "UnauthorizedAccess",
 }  # fmt: skip
+CHANGED_CODES = {"PreconditionFailed", "412"}
 INVALID_CODES = {"InvalidBucketName", "KeyTooLongError", "PermanentRedirect", "AuthorizationHeaderMalformed", "301"}
 DENIED_ERRORS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, ProfileNotFound)
 
@@ -68,6 +70,8 @@ def classify(error: Exception) -> S3Trouble:
         return "missing"
     if code in DENIED_CODES:
         return "denied"
+    if code in CHANGED_CODES:
+        return "changed"
     return "invalid" if code in INVALID_CODES else "unreachable"
 
 
@@ -83,6 +87,11 @@ def _translate(error: Exception, uri: str, missing: type[RunError], denied: type
             )
         case "invalid":
             return ConfigInvalid(f"{uri} can't be used ({said}). Check the address, the endpoint and the region")
+        case "changed":
+            return StorageFailed(
+                f"{uri} was replaced while it was read ({said}), so what was read of it is of no use. Trying again "
+                "reads the new one; leave it as it is until then"
+            )
         case "damaged":
             return StorageFailed(f"{uri} is damaged ({said}). Trying again may help; else store it anew")
         case "unreachable":

@@ -21,11 +21,12 @@ from llm_runner.model.embedding import EmbeddingModel, load_embedding_model
 from llm_runner.model.load import load_config, load_tokenizer
 from llm_runner.model.rope import context_length
 from llm_runner.report.reporter import Reporter
-from llm_runner.store.fetch import FetchedModel, fetch_file, fetch_folder, fetch_model
+from llm_runner.store.fetch import FetchedModel, fetch_folder, fetch_model, fetch_table
 from llm_runner.store.hub import read_token
 from llm_runner.store.publish import check_writable
 from llm_runner.train.batch import Rows
 from llm_runner.train.device import choose_device
+from llm_runner.train.machines import find_machines
 from llm_runner.train.plan import RunSize
 from llm_runner.train.preference import build_method
 from llm_runner.train.ranks import ALONE, Ranks
@@ -56,7 +57,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class _Fetched:
-    """A run's files, on this machine."""
+    """A run's files: on this machine, but for tables that are read where they are."""
 
     data: DataFiles
     base: FetchedModel
@@ -66,7 +67,8 @@ class _Fetched:
 def gather_inputs(run: TrainRun, work_path: Path, reporter: Reporter, ranks: Ranks = ALONE) -> Inputs:
     """Raises the error that a user should see first, cheapest checks first.
 
-    The first process of each machine fetches and tokenizes, below its own ``work_path``; the others use its files.
+    The first process of each machine fetches and tokenizes the machine's part of the rows, and exchanges it for the
+    parts of other machines, below its own ``work_path``; the others use its files.
     """
     trainer = check_config(run, choose_device())
     fetched = ranks.from_first_here(lambda: _fetch(run, work_path))
@@ -83,6 +85,7 @@ def gather_inputs(run: TrainRun, work_path: Path, reporter: Reporter, ranks: Ran
             seed=run.seed,
             warn=reporter.warning,
             embed=fetch_embedding_model(run, read_token(run.hub_token_path)),
+            together=find_machines(ranks),
         )
     )
     if run.gate is not None and data.hold_out is None:
@@ -136,7 +139,7 @@ def _fetch_by_name(run: TrainRun, name: str, key: str, token: str | None) -> Fet
 
 def fetch_data(run: TrainRun, folder: Path, token: str | None) -> DataFiles:
     def fetch(location: DataLocation, split: str) -> DataFile:
-        return DataFile(fetch_file(location.uri, folder / split, run.s3, token), location.format)
+        return DataFile(fetch_table(location.uri, folder / split, run.s3, token), location.format)
 
     dataset = run.dataset
     return DataFiles(

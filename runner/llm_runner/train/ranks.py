@@ -41,6 +41,8 @@ class Ranks:
     """torch's process group, on the host, for what is agreed on."""
     group_here: Any = None
     """The same of this machine's processes only."""
+    group_firsts: Any = None
+    """The same of each machine's first process; None in the others."""
     share_layers: bool = False
     """Whether each forward and backward pass takes all of them, as they put layers together for it."""
 
@@ -73,7 +75,7 @@ class Ranks:
         if self.count == 1:
             return list(numbers)
         values = torch.tensor(numbers, dtype=torch.float64)
-        with _noticing_loss():
+        with noticing_loss():
             distributed.all_reduce(values, group=self.group)
         return values.tolist()
 
@@ -89,7 +91,7 @@ class Ranks:
         if self.count == 1:
             return [value]
         found: list[Any] = [None] * self.count
-        with _noticing_loss():
+        with noticing_loss():
             distributed.all_gather_object(found, value, group=self.group)
         return found
 
@@ -111,7 +113,7 @@ class Ranks:
                 made = [make(), None]
             except RunError as error:
                 made = [None, error]
-        with _noticing_loss():
+        with noticing_loss():
             distributed.broadcast_object_list(made, src=maker, group=group)
         value, failure = made
         if failure is not None:
@@ -126,7 +128,7 @@ class Ranks:
         """Gives all processes the first one's tensors, in place."""
         if self.count == 1:
             return
-        with _noticing_loss(), torch.no_grad():
+        with noticing_loss(), torch.no_grad():
             for value in values:
                 if not is_shared_out(value):
                     distributed.broadcast(value, src=0)
@@ -156,7 +158,7 @@ class Ranks:
         for bucket in _buckets(trained):
             grads = [torch.zeros_like(value) if value.grad is None else value.grad for value in bucket]
             flat = torch.cat([grad.reshape(-1) for grad in grads])
-            with _noticing_loss():
+            with noticing_loss():
                 distributed.all_reduce(flat)
             parts = flat.split([grad.numel() for grad in grads])
             for value, part in zip(bucket, parts, strict=True):
@@ -180,14 +182,16 @@ def join_ranks() -> Iterator[Ranks]:
     on_cuda = torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(int(os.environ[LOCAL_RANK]))
-    with _noticing_loss():
+    with noticing_loss():
         distributed.init_process_group("nccl" if on_cuda else "gloo", timeout=PATIENCE)
         group = distributed.new_group(backend="gloo", timeout=PATIENCE)
         here, count_here = int(os.environ[LOCAL_RANK]), int(os.environ[LOCAL_COUNT])
         group_here, _ = distributed.new_subgroups(count_here, timeout=PATIENCE, backend="gloo")
+        firsts = list(range(0, distributed.get_world_size(), count_here))
+        group_firsts = distributed.new_group(firsts, backend="gloo", timeout=PATIENCE)
     number, count = distributed.get_rank(), distributed.get_world_size()
     try:
-        yield Ranks(number, count, count_here, here, group, group_here)
+        yield Ranks(number, count, count_here, here, group, group_here, group_firsts if here == 0 else None)
     except RuntimeError as error:
         if is_loss_of_partner(error):
             raise PeerLost(_describe_loss(error)) from error
@@ -214,7 +218,7 @@ def _buckets(parameters: Sequence[torch.nn.Parameter]) -> Iterator[list[torch.nn
 
 
 @contextmanager
-def _noticing_loss() -> Iterator[None]:
+def noticing_loss() -> Iterator[None]:
     """torch tells of a lost connection by a RuntimeError, whatever carries it."""
     try:
         yield

@@ -4,10 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.data_memory import FEW_ROWS, ROWS, measure_growth, write
-
-MOST_BYTES = 50_000_000
-"""Of larger buffers, and of numbers kept for each row."""
+from tests.support.data_memory import FEW_ROWS, MOST_GROWTH_BYTES, ROWS, measure_growth, write
 
 
 @pytest.mark.timeout(300)
@@ -15,6 +12,6 @@ def test_a_table_many_times_as_long_takes_no_more_memory(tmp_path: Path) -> None
     for suffix in ("parquet", "jsonl"):
         write(tmp_path / f"few.{suffix}", FEW_ROWS)
         size = write(tmp_path / f"many.{suffix}", ROWS).stat().st_size
-        assert size > 2 * MOST_BYTES, "it would not show if the file were held"
+        assert size > 2 * MOST_GROWTH_BYTES, "it would not show if the file were held"
     growth = measure_growth(tmp_path)
-    assert {suffix: grown for suffix, grown in growth.items() if grown > MOST_BYTES} == {}
+    assert {suffix: grown for suffix, grown in growth.items() if grown > MOST_GROWTH_BYTES} == {}
