@@ -115,6 +115,20 @@ def test_of_parquet_only_the_columns_asked_for_are_fetched(keys: S3Server) -> No
     assert sum(counts) < file.size_bytes / 10
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_of_several_machines_each_fetches_about_its_part(keys: S3Server, name: str) -> None:
+    rows = [{"question": f"{number} {'word ' * 200}", "answer": str(number)} for number in range(20_000)]
+    contents = {"rows.jsonl": to_jsonl, "rows.parquet": to_parquet}
+    file = store(keys, f"parts-{name}", contents[name](rows))
+    table, found = open_table(file), list[Row]()
+    for number in range(5):
+        part = table.part(number, 5)
+        with counting_bytes(keys) as counts:
+            found += part.rows(part.columns)
+        assert sum(counts) < file.size_bytes / 5 + 2 * LARGEST_READ_BYTES
+    assert found == rows
+
+
 def test_reads_grow_from_a_small_one_to_no_more_than_the_largest(keys: S3Server) -> None:
     file = store(keys, "long.jsonl", b"0123456789\n" * (3 * LARGEST_READ_BYTES // 11))
     with counting_bytes(keys) as counts, file.open("rb") as stream:
