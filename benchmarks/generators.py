@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from llm_runner.generate.engine import Engine, EngineLimits
-from llm_runner.generate.engine_build import CachePlan, build_forward
+from llm_runner.generate.engine_build import CachePlan, apart, build_forward
 from llm_runner.generate.engine_request import Answer, End, EndReason, Request
 from llm_runner.model.load import load_base, load_tokenizer
 from llm_runner.train.device import choose_device
@@ -25,6 +25,8 @@ from benchmarks.rows import build_rows
 
 BATCH_ROWS = 16
 CONTEXT_TOKENS = 8192
+WARM_UP_TOKENS = 2
+"""Reading a prompt and going on from it are different work."""
 TEXT_PROMPTS, TEXT_NEW_TOKENS = 64, 64
 LABEL_PROMPTS, LABEL_NEW_TOKENS, LABEL_PREFIX_TOKENS, LABEL_OWN_TOKENS = 64, 4, 400, 30
 
@@ -52,7 +54,7 @@ def measure(generator: str, task_name: str, model_path: Path) -> Figures:
     """``generator`` is ours, ours-unshared (no prefix is computed once for several) or library."""
     tokenizer = load_tokenizer(model_path)
     task = TASKS[task_name](tokenizer)
-    model = load_base(model_path, dtype=torch.bfloat16, device=choose_device())
+    model = apart(lambda: load_base(model_path, dtype=torch.bfloat16, device=choose_device()))
     generate = generate_by_library if generator == "library" else generate_by_engine
     seconds, answers = generate(model, task, shares=generator == "ours")
     new_tokens = sum(map(len, answers))
@@ -89,12 +91,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def generate_by_engine(model: PreTrainedModel, task: Task, *, shares: bool) -> tuple[float, list[list[int]]]:
     """As a batch of ours does: everything is submitted at once, and the engine decides what runs together."""
-    forward: Any = build_forward(model, CachePlan(CONTEXT_TOKENS, BATCH_ROWS))[0]
+    forward: Any = apart(lambda: build_forward(model, CachePlan(CONTEXT_TOKENS, BATCH_ROWS)))[0]
     forward.shares_prefixes = shares
     engine = Engine(forward, EngineLimits(CONTEXT_TOKENS, running=BATCH_ROWS, waiting=len(task.prompts)))
     engine.start()
     try:
-        ask_engine(engine, task.prompts[:1], 1, reversed_ids=True)
+        ask_engine(engine, task.prompts[:1], WARM_UP_TOKENS, reversed_ids=True)
         started = time.perf_counter()
         answers = ask_engine(engine, task.prompts, task.new_tokens)
         return time.perf_counter() - started, answers
@@ -128,7 +130,7 @@ def generate_by_library(model: PreTrainedModel, task: Task, *, shares: bool) -> 
     assert not shares, "the library computes every prompt"
     order = sorted(range(len(task.prompts)), key=lambda index: -len(task.prompts[index]))
     answers: dict[int, list[int]] = {}
-    generate_batch(model, [task.prompts[0][::-1]], 1)
+    generate_batch(model, [task.prompts[0][::-1]], WARM_UP_TOKENS)
     started = time.perf_counter()
     for start in range(0, len(order), BATCH_ROWS):
         chosen = order[start : start + BATCH_ROWS]

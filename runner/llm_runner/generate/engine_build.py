@@ -4,7 +4,10 @@ Whether the library's model can be run over the block-wise cache is measured, no
 must agree. One that can't - recurrent state, positions of its own making - is run sequence by sequence.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -19,11 +22,13 @@ from llm_runner.generate.lean import LeanDecoder, plan_lean
 from llm_runner.generate.lean_projection import can_pack
 from llm_runner.model.memory import available_memory
 
+T = TypeVar("T")
+
 CACHE_SHARE = 0.5
 """Of the memory that is free once the model is loaded."""
 PACKED_SHARE = 0.25
 """Of the free memory, that weights may take a second time for speed."""
-USUAL_TOKENS = 2048
+USUAL_TOKENS = 1024
 """Prompt and answer of most requests: the cache has room for this many for each that is worked on at once."""
 SERIAL_TOKENS = 32_768
 """The longest sequence of a model that names no limit and keeps its own caches."""
@@ -60,6 +65,17 @@ def build_forward(model: PreTrainedModel, plan: CachePlan) -> tuple[PagedForward
             return _build_paged(model, None, shapes, plan), reason
     tokens = plan.concurrency * min(plan.context_tokens, SERIAL_TOKENS)
     return SerialForward(model, -(-tokens // BLOCK_TOKENS)), problem
+
+
+def apart(work: Callable[[], T]) -> T:
+    """What the work gives, on a thread that ends with it, as do the threads that it was lent for its products.
+
+    A thread that multiplies has others at its side for as long as it lives. Where all of them together are more than
+    there are cores, none waits awake for its next product any more (OpenMP, as GCC has it), and the engine's steps take
+    half as long again. So nothing is loaded on a thread that lives on beside it.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
 
 
 def _build_paged(

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llm_runner.generate.engine import Engine, EngineLimits, Observer
 from llm_runner.generate.engine_adapters import Adapters
-from llm_runner.generate.engine_build import CachePlan, build_forward
+from llm_runner.generate.engine_build import CachePlan, apart, build_forward
 from llm_runner.generate.special import SpecialTokens, find_special_tokens, refuse_unknown_tokens
 from llm_runner.model.dequantize import dequantize_linears
 from llm_runner.model.load import load_base
@@ -44,11 +44,12 @@ def load_engine(
     observer: Observer | None = None,
 ) -> LoadedEngine:
     """Raises a RunError that says what to do."""
-    model = load_model(source, reporter)
+    model = apart(lambda: load_model(source, reporter))
     special = find_special_tokens(generation, tokenizer, model.generation_config)
     refuse_unknown_tokens(generation, model.config.get_text_config().vocab_size)
     limits = plan_engine(source, model, max_concurrency)
-    forward, reason = build_forward(model, CachePlan(limits.context_tokens, limits.running))
+    plan = CachePlan(limits.context_tokens, limits.running)
+    forward, reason = apart(lambda: build_forward(model, plan))
     if reason is not None:
         reporter.info(f"{model.config.model_type} runs as the library has it, which is slower: {reason}")
     return LoadedEngine(Engine(forward, limits, observer), limits, model, forward.adapters, special)

@@ -9,8 +9,9 @@ from llm_api.run import S3Settings
 
 from llm_runner.errors import DataInvalid, ModelAccessDenied, ModelNotFound, RunError, StorageFailed
 from llm_runner.store.digest import SUMS_NAME, check_sums, list_files
+from llm_runner.store.download import download
 from llm_runner.store.hub import fetch_hub_file, fetch_hub_model
-from llm_runner.store.ranges import S3File, find_s3_file
+from llm_runner.store.ranges import S3File, find_s3_file, look_up
 from llm_runner.store.s3 import PART_SIZE_BYTES, get_object, list_objects, s3_client
 from llm_runner.store.s3_errors import s3_reading
 from llm_runner.store.single import one_at_a_time
@@ -197,6 +198,14 @@ def _refresh_s3_folder(location: S3Location, folder: Path, s3: S3Settings, *, mi
     return folder
 
 
+def _download_one(source: S3Location, size_bytes: int, path: Path, s3: S3Settings) -> None:
+    file = look_up(source, s3) if size_bytes > PART_SIZE_BYTES else None
+    if file is None:
+        get_object(s3_client(s3), source, path)
+    else:
+        download(file, path)
+
+
 def _download_all(location: S3Location, folder: Path, s3: S3Settings, *, missing: type[RunError]) -> None:
     """Downloads what is not there yet, or has changed since; removes what is no part of it any more."""
     client = s3_client(s3)
@@ -205,7 +214,7 @@ def _download_all(location: S3Location, folder: Path, s3: S3Settings, *, missing
         for name, item in found.items():
             path = folder / name
             if name == SUMS_NAME or not item.is_at(path):
-                get_object(client, location.at(name), path)
+                _download_one(location.at(name), item.size_bytes, path, s3)
                 os.utime(path, (item.modified_at_seconds, item.modified_at_seconds))
     if not found:
         raise missing(f"{location} is empty or does not exist. Check the bucket and the path")

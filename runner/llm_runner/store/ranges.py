@@ -64,10 +64,12 @@ class S3File:
     def read_range(self, start: int, count: int) -> bytes:
         """Exactly these bytes, which must lie within the object."""
         with s3_reading(str(self), missing=DataInvalid, denied=ModelAccessDenied):
-            return self._request(start, count)
+            return self.request(start, count)
 
-    def _request(self, start: int, count: int) -> bytes:
-        """The client tries again until an answer begins; what breaks off in its midst is asked for anew here."""
+    def request(self, start: int, count: int) -> bytes:
+        """The same, with boto3's own errors. The client tries again until an answer begins; what breaks off in its midst
+        is asked for anew here.
+        """
         failure: Any = None
         for _ in range(MAX_ATTEMPTS):
             response = s3_client(self.settings).get_object(
@@ -118,8 +120,7 @@ class _Ranges(io.RawIOBase):
 
 
 def find_s3_file(location: S3Location, settings: S3Settings) -> S3File | None:
-    """Asks the store for the object's size and version, and for nothing of its content. None where it keeps no versions
-    apart, as some servers of a folder's files: nobody could tell whether two ranges belong together.
+    """What ``look_up`` gives.
 
     Raises:
         DataInvalid: nothing is there.
@@ -127,6 +128,13 @@ def find_s3_file(location: S3Location, settings: S3Settings) -> S3File | None:
         StorageFailed: storage or network failed.
     """
     with s3_reading(str(location), missing=DataInvalid, denied=ModelAccessDenied):
-        head = s3_client(settings).head_object(Bucket=location.bucket, Key=location.key)
+        return look_up(location, settings)
+
+
+def look_up(location: S3Location, settings: S3Settings) -> S3File | None:
+    """Asks the store for the object's size and version, and for nothing of its content. None where it keeps no versions
+    apart, as some servers of a folder's files: nobody could tell whether two ranges belong together.
+    """
+    head = s3_client(settings).head_object(Bucket=location.bucket, Key=location.key)
     etag = head.get("ETag")
     return None if etag is None else S3File(location, settings, head["ContentLength"], etag)
