@@ -29,10 +29,11 @@ def dequantize_linears(model: PreTrainedModel, dtype: torch.dtype) -> int:
 
     The model still counts as quantized where that matters (``model.is_quantized``): its weights are the rounded ones.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
-    for name, layer in layers.items():
-        model.set_submodule(name, _to_linear(layer, dtype))
-    return len(layers)
+    names = [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]
+    for name in names:
+        # Nothing else holds the 4-bit layer, so that its memory is free for the next one.
+        model.set_submodule(name, _to_linear(model.get_submodule(name), dtype))
+    return len(names)
 
 
 def _to_linear(layer: Any, dtype: torch.dtype) -> nn.Linear:

@@ -109,6 +109,8 @@ def load_base(
     model: PreTrainedModel = loaded[0]
     _check_complete(path, loaded[1])
     keep_differentiable(model)
+    if getattr(model, "is_quantized", False):
+        _let_go_of_files(model)
     model.eval()
     return model
 
@@ -151,6 +153,13 @@ def _check_complete(path: Path, report: dict[str, Any]) -> None:
             f"base_model: the files in {path} lack the weights {', '.join(missing[:3])}{more}, "
             "which its config.json calls for"
         )
+
+
+def _let_go_of_files(model: PreTrainedModel) -> None:
+    """Copies what is not quantized out of the mapped files on a CPU: one tensor in there keeps all of a file."""
+    for parameter in model.parameters():
+        if type(parameter) is torch.nn.Parameter and parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 The parts are counted on a model without weights (torch's meta device) and from its config, for the flattened
 training loop: no padding, logits of a chunk of targets at a time. Checked against measured peaks of SmolLM2-135M on a
-CPU (LoRA in bf16 and NF4, 1,024 and 4,096 tokens; full fine-tuning); it means to be right within a quarter.
+CPU (LoRA in bf16 and NF4, 1,024 and 4,096 tokens; full fine-tuning); it means to be right within 15%.
 """
 
 import math
