@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    from benchmarks.accelerator import SIZES
+    from benchmarks.models import SIZES
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="folder of the model; default: SmolLM2-135M-Instruct, prepared")
@@ -166,26 +166,19 @@ def measure_here(order: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 def make_model(size: str, own: Path, folder: Path) -> None:
-    """Random weights in bfloat16, made where they are made fastest."""
+    """Random weights in bfloat16."""
     import torch
     from llm_runner.model.load import load_tokenizer
-    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    from benchmarks.accelerator import KEY_VALUE_HEADS, SIZES
+    from benchmarks.models import build_random_llama
 
-    tokenizer = load_tokenizer(own)
-    config: Any = AutoConfig.from_pretrained(own)
     if size != "own":
-        config = LlamaConfig(
-            **SIZES[size],
-            num_key_value_heads=KEY_VALUE_HEADS,
-            vocab_size=len(tokenizer),
-            max_position_embeddings=LONG_ROW_TOKENS,
-        )
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        build_random_llama(size, own, folder)
+        return
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(own), dtype=torch.bfloat16)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    load_tokenizer(own).save_pretrained(folder)
 
 
 def measure_training(case: Case, model: Path, work: Path) -> Mapping[str, Any]:

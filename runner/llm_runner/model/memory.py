@@ -1,8 +1,8 @@
 """How much memory a fine-tune will need, before anything of it is loaded.
 
 The parts are counted on a model without weights (torch's meta device) and from its config, for the flattened
-training loop: no padding, logits of a chunk of targets at a time. Checked against measured peaks of SmolLM2-135M on a
-CPU (LoRA in bf16 and NF4, 1,024 and 4,096 tokens; full fine-tuning); it means to be right within 15%.
+training loop: no padding, logits of a chunk of targets at a time. It means to be right within 15%;
+benchmarks/memory.py compares it with measured peaks.
 """
 
 import math

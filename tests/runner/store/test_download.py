@@ -66,7 +66,8 @@ def asked_ranges(keys: S3Server) -> Iterator[list[int]]:
     found: list[int] = []
 
     def note(params: dict[str, Any], **_: Any) -> None:
-        found.append(int(params["headers"]["Range"].removeprefix("bytes=").split("-")[0]) // RANGE_BYTES)
+        if asked := params["headers"].get("Range"):
+            found.append(int(asked.removeprefix("bytes=").split("-")[0]) // RANGE_BYTES)
 
     events = s3_client(keys.settings).meta.events
     events.register("before-call.s3.GetObject", note)
