@@ -134,7 +134,7 @@ def test_an_endpoints_need_grows_by_its_cache(
     few, _ = run_estimate(capsys, tmp_path, endpoint(model_path, maxConcurrency=8))
     many, told = run_estimate(capsys, tmp_path, endpoint(model_path, maxConcurrency=32))
     assert any("KV cache" in line for line in told)
-    assert many["serve_bytes"] - few["serve_bytes"] == (32 - 8) * 2048 * cache_token_bytes(LLAMA_7B, torch.bfloat16)
+    assert many["serve_bytes"] - few["serve_bytes"] == (32 - 8) * 1024 * cache_token_bytes(LLAMA_7B, torch.bfloat16)
     assert cache_token_bytes(LLAMA_7B, torch.bfloat16) == 2 * 32 * 8 * 128 * 2
     quantized = endpoint(model_path, maxConcurrency=8)
     quantized["spec"]["config"]["quantization"] = {"bits": 4}

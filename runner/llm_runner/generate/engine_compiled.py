@@ -112,6 +112,24 @@ def _weigh_causally(scores: Any, start: Any, tokens: Any, window: Any, scaling: 
             scores[head, row, place] = narrow(np.float32(0), scores[head, row, place])
 
 
+@numba.njit(inline="always")  # type: ignore[untyped-decorator]
+def _weigh(scores: Any, row: Any, own: Any, first: Any, last: Any, softcap: Any, sink: Any) -> None:
+    """Softmax of one query's scores, where they are."""
+    if softcap > 0:
+        for place in range(first, last):
+            scores[row, own, place] = np.tanh(scores[row, own, place] / softcap) * softcap
+    most = sink
+    for place in range(first, last):
+        most = max(most, scores[row, own, place])
+    for place in range(first, last):
+        scores[row, own, place] = exp_of_negative(scores[row, own, place] - most)
+    total = exp_of_negative(sink - most) if sink > -np.inf else np.float32(0)
+    for place in range(first, last):
+        total += scores[row, own, place]
+    for place in range(first, last):
+        scores[row, own, place] /= total
+
+
 @cache
 def _build_attend(key_size: int, value_size: int, queries_per_key: int) -> Callable[..., None]:
     """Sizes that are known while it is compiled double its speed."""
@@ -119,22 +137,9 @@ def _build_attend(key_size: int, value_size: int, queries_per_key: int) -> Calla
     shared, block_tokens, one = (np.uintp(number) for number in (queries_per_key, BLOCK_TOKENS, 1))
 
     def attend(
-        query: Any,
-        keys: Any,
-        values: Any,
-        rows: Any,
-        table: Any,
-        bounds: Any,
-        parts: Any,
-        scaling: Any,
-        softcap: Any,
-        sinks: Any,
-        wide: Any,
-        seen: Any,
-        scores: Any,
-        sums: Any,
-        output: Any,
-    ) -> None:
+        query: Any, keys: Any, values: Any, rows: Any, table: Any, bounds: Any, parts: Any, scaling: Any,
+        softcap: Any, sinks: Any, wide: Any, seen: Any, scores: Any, sums: Any, output: Any,
+    ) -> None:  # fmt: skip
         heads = np.uintp(keys.shape[1] // parts)
         for number in numba.prange(table.shape[0] * parts):
             row, first_head = np.uintp(number // parts), np.uintp(number % parts) * heads
@@ -155,19 +160,7 @@ def _build_attend(key_size: int, value_size: int, queries_per_key: int) -> Calla
                                 total += wide[row, own, index] * seen[number, index]
                             scores[row, own, place] = total * scaling
             for own in range(first_own, last_own):
-                if softcap > 0:
-                    for place in range(first, last):
-                        scores[row, own, place] = np.tanh(scores[row, own, place] / softcap) * softcap
-                most = sinks[own]
-                for place in range(first, last):
-                    most = max(most, scores[row, own, place])
-                for place in range(first, last):
-                    scores[row, own, place] = exp_of_negative(scores[row, own, place] - most)
-                total = exp_of_negative(sinks[own] - most) if sinks[own] > -np.inf else np.float32(0)
-                for place in range(first, last):
-                    total += scores[row, own, place]
-                for place in range(first, last):
-                    scores[row, own, place] /= total
+                _weigh(scores, row, own, first, last, softcap, sinks[own])
                 for index in range(value_size):
                     sums[row, own, index] = 0
             for block in range(first // block_tokens, (last - one) // block_tokens + one):

@@ -67,8 +67,9 @@ class S3File:
             return self.request(start, count)
 
     def request(self, start: int, count: int) -> bytes:
-        """The same, with boto3's own errors. The client tries again until an answer begins; what breaks off in its midst
-        is asked for anew here.
+        """The same, with boto3's own errors.
+
+        The client tries again until an answer begins; what breaks off in its midst is asked for anew here.
         """
         failure: Any = None
         for _ in range(MAX_ATTEMPTS):
