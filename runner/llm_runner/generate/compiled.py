@@ -23,6 +23,15 @@ QUIET_NAN = 0x7FC0
 COMPILING = {"fastmath": {"reassoc", "contract", "nsz"}, "nogil": True, "error_model": "numpy"}
 """Sums may be taken in any order. Infinite values and what is no number stay so, since they tell of a broken model."""
 
+LOG2_E = np.float32(1.44269504)
+LN_2_HIGH, LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+LEAST_EXPONENT = np.float32(-87.0)
+"""Below, the exponential is less than the smallest normal number."""
+HALF, ONE = np.float32(0.5), np.float32(1)
+C5, C4, C3, C2, C1 = (
+    np.float32(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1)
+)
+
 _one_at_a_time = threading.Lock()
 
 
@@ -115,16 +124,6 @@ def power_of_two(_context: Any, exponent: Any) -> Any:
         return builder.bitcast(builder.shl(biased, ir.Constant(word, 23)), ir.FloatType())
 
     return types.float32(exponent), build
-
-
-LOG2_E = np.float32(1.44269504)
-LN_2_HIGH, LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-LEAST_EXPONENT = np.float32(-87.0)
-"""Below, the exponential is less than the smallest normal number."""
-HALF, ONE = np.float32(0.5), np.float32(1)
-C5, C4, C3, C2, C1 = (
-    np.float32(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1)
-)
 
 
 @numba.njit(inline="always")  # type: ignore[untyped-decorator]
