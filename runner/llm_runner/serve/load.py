@@ -110,7 +110,9 @@ def _warm_up(service: Service) -> None:
 
 def _answer_once(engine: Engine, special: SpecialTokens, adapter: str | None) -> End:
     answers: SimpleQueue[Answer] = SimpleQueue()
-    engine.submit(Request(special.open_prompt([]), WARM_UP_TOKENS, adapter=adapter), answers.put)
+    # Two tokens, since a prompt is read by other code than what goes on from it.
+    prompt = special.open_prompt([]) * 2
+    engine.submit(Request(prompt, WARM_UP_TOKENS, adapter=adapter), answers.put)
     while not isinstance(answer := answers.get(), End):
         pass
     return answer

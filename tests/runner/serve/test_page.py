@@ -13,10 +13,13 @@ from tests.support.browser import running_browser
 from tests.support.servers import RunningServer, running_server, save_chat_model, serve_run
 
 LONG_TOKENS = 4000
+PATIENCE_MILLISECONDS = 60_000
+"""However busy the machine is."""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE_MILLISECONDS)
     with running_browser() as running:
         yield running
 
@@ -25,7 +28,7 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser) -> Iterator[Page]:
     """Whatever the page complains of fails the test."""
     context = browser.new_context()
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(PATIENCE_MILLISECONDS)
     tab = context.new_page()
     complaints: list[str] = []
     tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -50,7 +53,9 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 def guarded_page_server(chat_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("guarded-page")
     (folder / "key").write_text("secret\n")
-    run = serve_run(chat_model_path, {"generation": {"max_new_tokens": 4}}, apiKeyPath=str(folder / "key"))
+    run = serve_run(
+        chat_model_path, {"generation": {"max_new_tokens": 4, "min_new_tokens": 4}}, apiKeyPath=str(folder / "key")
+    )
     with running_server(run, folder / "work") as running:
         yield running
 
