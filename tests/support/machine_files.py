@@ -6,7 +6,6 @@ Each machine's file is named by its number, and each process writes what it foun
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,25 +13,14 @@ from llm_runner.store.digest import file_digest
 from llm_runner.train.machines import find_machines
 from llm_runner.train.ranks import Ranks, join_ranks
 
-from tests.support.repository import ROOT
+from tests.support.launcher import launch
 
 PROCESSES_HERE, PROCESSES = 2, 4
-TIMEOUT_SECONDS = 300
 
 
 def join_files(folder: Path) -> list[list[str]]:
     """For each process the digests of its machine's file and of that of the others, once they are joined."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES)]
-    path = os.pathsep.join([str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": path}
-    result = subprocess.run(
-        [*command, "-m", __name__, str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    launch(__name__, str(folder), PROCESSES)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(PROCESSES)]
 
 

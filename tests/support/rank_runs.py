@@ -4,8 +4,6 @@ Starting them takes far longer than a tiny run, so one start does all runs of a 
 """
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,10 +15,8 @@ from llm_runner.report.reporter import Reporter
 from llm_runner.train.ranks import Ranks, join_ranks
 from llm_runner.train.run import train
 
-from tests.support.repository import ROOT
+from tests.support.launcher import launch
 from tests.support.runs import save_run, stop_after
-
-TIMEOUT_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -42,21 +38,7 @@ def run_jobs(folder: Path, runs: Mapping[str, TrainRun], processes: int, stops: 
     ]
     jobs_path = folder / "jobs.json"
     jobs_path.write_text(json.dumps([asdict(job) for job in jobs]))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": _search_path()}
-    result = subprocess.run(
-        [*command, "-m", __name__, str(jobs_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-
-
-def _search_path() -> str:
-    """These tests, and whatever the caller has besides."""
-    return os.pathsep.join([str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
+    launch(__name__, str(jobs_path), processes)
 
 
 def _run(job: Job, ranks: Ranks) -> None:

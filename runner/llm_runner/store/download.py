@@ -5,7 +5,6 @@ next process goes on from there, if the store still has the same version.
 """
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TextIO
@@ -29,13 +28,10 @@ def download(file: S3File, destination: Path) -> None:
         # Anew, since the next line would go on where one broke off.
         _note(listing, version, *(f"{start}\n" for start in sorted(arrived)))
         content.truncate(file.size_bytes)
-        _fetch(file, content.fileno(), listing, [start for start in _starts(file) if start not in arrived])
+        missing = [start for start in range(0, file.size_bytes, RANGE_BYTES) if start not in arrived]
+        _fetch(file, content.fileno(), listing, missing)
     partial.replace(destination)
     listed.unlink()
-
-
-def _starts(file: S3File) -> Iterator[int]:
-    return iter(range(0, file.size_bytes, RANGE_BYTES))
 
 
 def _read_list(listed: Path, version: str) -> set[int]:
